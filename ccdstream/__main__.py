@@ -1,0 +1,5 @@
+"""`python -m ccdstream`."""
+
+from ccdstream.cli import app
+
+app()

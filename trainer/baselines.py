@@ -1,0 +1,200 @@
+"""What separates images, or finds lesions, without knowing anything of tissue.
+
+A data set whose abnormal images come from another recorder, crop or distance than its normal ones
+can be told apart by width or by black border alone. A model's figure means something only above
+these, so `evaluate` puts them beside it. None of them sees the model.
+
+Of an image:
+
+    colour_and_texture   distance to the nearest training frame in colour and texture statistics
+                         of the central square, before any mask
+    image_width          pixels
+    black_pixels         share of the image that is black
+    valid_fraction       share of the view that is scored at all: what the masks give away
+    jpeg_tables          how rare the file's quantisation tables are among training frames
+    position_box         whether the scope-guide inset is absent
+
+Of a pixel: closeness to the centre of the view, and redness there.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ccdstream.errors import DataError
+from ccdstream.frames import VIEW_SIZE
+from trainer.data import Item, Progress, read_image
+from trainer.metrics import auroc
+
+BLACK_BELOW = 20
+"""A pixel is black where all three channels are below this: JPEG leaves the border not quite 0."""
+RED_BLUR_PX = 8.0
+"""Standard deviation of the blur of the red channel, in pixels of the view: about a fold."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Surface:
+    """What can be read off an image file without looking at tissue."""
+
+    statistics: np.ndarray
+    """float64 [K], colour and texture of the central square."""
+    width_px: int
+    black_fraction: float
+    jpeg_tables: str
+    """The quantisation tables, as text to compare; empty where the file is no JPEG."""
+    position_box: bool | None
+
+
+def surfaces(items: Sequence[Item], *, progress: Progress | None = None) -> list[Surface]:
+    """The surface of each image, in order.
+
+    Raises:
+        DataError: if an image cannot be read.
+    """
+    result = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for surface in pool.map(_surface, items):
+            result.append(surface)
+            if progress is not None:
+                progress(len(result), len(items))
+    return result
+
+
+def colour_and_texture(rgb: np.ndarray) -> np.ndarray:
+    """Float64 [32] of the central square of uint8 [H, W, 3], half as wide as the shorter side.
+
+    Mean, deviation and five quantiles of R, G and B; mean and deviation of hue, saturation and
+    value; log deviation of the Laplacian and of five difference-of-Gaussian bands. In the image's
+    own pixels, since the scale of the texture is one of the things that give a recorder away.
+    """
+    height, width = rgb.shape[:2]
+    side = max(1, min(height, width) // 2)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = np.ascontiguousarray(rgb[top : top + side, left : left + side])
+    pixels = square.reshape(-1, 3).astype(np.float32)
+    hsv = cv2.cvtColor(square, cv2.COLOR_RGB2HSV).reshape(-1, 3).astype(np.float32)
+    grey = cv2.cvtColor(square, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    blurred = [cv2.GaussianBlur(grey, (0, 0), scale) for scale in (1, 2, 4, 8, 16, 32)]
+    bands = [cv2.Laplacian(grey, cv2.CV_32F)]
+    bands += [fine - coarse for fine, coarse in pairwise(blurred)]
+    return np.concatenate(
+        [
+            pixels.mean(axis=0),
+            pixels.std(axis=0),
+            np.percentile(pixels, (5, 25, 50, 75, 95), axis=0).ravel(),
+            hsv.mean(axis=0),
+            hsv.std(axis=0),
+            np.log([band.std() + 0.01 for band in bands]),
+        ]
+    ).astype(np.float64)
+
+
+def nearest_distance(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """For each row of `asked` the distance to the nearest row of `known`.
+
+    Euclidean, in units of each column's deviation over `known`; float [N, K], [M, K] -> [M].
+    """
+    centre, scale = known.mean(axis=0), known.std(axis=0) + 1e-6
+    known, asked = (known - centre) / scale, (asked - centre) / scale
+    squared = (
+        (asked**2).sum(axis=1)[:, None] + (known**2).sum(axis=1)[None] - 2 * asked @ known.T
+    )  # [M, N]
+    distance: np.ndarray = np.sqrt(np.maximum(squared.min(axis=1), 0))
+    return distance
+
+
+def image_baselines(
+    train: Sequence[Surface],
+    normal: Sequence[Surface],
+    abnormal: Sequence[Surface],
+    normal_valid: np.ndarray,
+    abnormal_valid: np.ndarray,
+) -> dict[str, float | None]:
+    """How well each surface cue alone separates abnormal from normal images, as an AUROC.
+
+    The distance and the rarity are of normal training frames and keep their direction. Width, black
+    share, valid share and the box have no direction of their own; a cheat takes the better, so
+    theirs is at least 0.5.
+
+    Args:
+        normal_valid, abnormal_valid: float [N] and [M], the share of each view that is valid.
+
+    Returns:
+        None where a cue is not known for every image.
+    """
+    statistics = [
+        np.array([surface.statistics for surface in some]) for some in (train, normal, abnormal)
+    ]
+    tables = Counter(surface.jpeg_tables for surface in train)
+    boxes = [[surface.position_box for surface in some] for some in (normal, abnormal)]
+    return {
+        "colour_and_texture": auroc(
+            nearest_distance(statistics[0], statistics[1]),
+            nearest_distance(statistics[0], statistics[2]),
+        ),
+        "image_width": _either_way(
+            [surface.width_px for surface in normal], [surface.width_px for surface in abnormal]
+        ),
+        "black_pixels": _either_way(
+            [surface.black_fraction for surface in normal],
+            [surface.black_fraction for surface in abnormal],
+        ),
+        "valid_fraction": _either_way(normal_valid, abnormal_valid),
+        "jpeg_tables": auroc(
+            np.array([-tables[surface.jpeg_tables] for surface in normal]),
+            np.array([-tables[surface.jpeg_tables] for surface in abnormal]),
+        ),
+        "position_box": None
+        if any(box is None for some in boxes for box in some)
+        else _either_way(*([bool(box) for box in some] for some in boxes)),
+    }
+
+
+def centre_map() -> np.ndarray:
+    """Float32 [256, 256]: minus the distance to the centre of the view, in pixels."""
+    height, width = VIEW_SIZE
+    rows, columns = np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2
+    distance = np.hypot(rows[:, None], columns[None])
+    return np.negative(distance, dtype=np.float32)
+
+
+def red_map(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Float32 [256, 256]: the red channel, blurred over valid pixels only.
+
+    Args:
+        image: uint8 [3, 256, 256], RGB.
+        valid: bool [256, 256].
+    """
+    weight = valid.astype(np.float32)
+    red = cv2.GaussianBlur(image[0] * weight, (0, 0), RED_BLUR_PX)
+    blurred: np.ndarray = red / np.maximum(cv2.GaussianBlur(weight, (0, 0), RED_BLUR_PX), 1e-6)
+    return blurred
+
+
+def _surface(item: Item) -> Surface:
+    rgb = read_image(item.path)
+    if rgb is None:
+        raise DataError(f"cannot read {item.path}. Expected a whole image; copy it again.")
+    with Image.open(item.path) as image:
+        tables = getattr(image, "quantization", None)  # only JPEG files have it
+    return Surface(
+        statistics=colour_and_texture(rgb),
+        width_px=rgb.shape[1],
+        black_fraction=float((rgb.max(axis=2) < BLACK_BELOW).mean()),
+        jpeg_tables=str(sorted(tables.items())) if tables else "",
+        position_box=item.position_box,
+    )
+
+
+def _either_way(
+    normal: Sequence[float] | np.ndarray, abnormal: Sequence[float] | np.ndarray
+) -> float:
+    value = auroc(np.asarray(normal, np.float64), np.asarray(abnormal, np.float64))
+    return max(value, 1 - value)
