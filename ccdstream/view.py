@@ -176,10 +176,10 @@ def _find_in(small: np.ndarray, factor: int, size: tuple[int, int]) -> FieldOfVi
     border = int(np.searchsorted(np.cumsum(counts), _BORDER_SHARE * small.size))
     if border > _BORDER_LUMA:
         return whole_frame(size)
-    lit = (small > border + _MARGIN_LUMA).astype(np.uint8)
+    bright = (small > border + _MARGIN_LUMA).astype(np.uint8)
     # Burned-in text is thinner than three cells, the scope's picture is not.
-    lit = cv2.morphologyEx(lit, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(lit)
+    solid = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(solid)
     areas = stats[:, cv2.CC_STAT_AREA].copy()
     areas[0] = 0  # the background
     if areas.max() < _LEAST_SHARE * small.size:
@@ -205,15 +205,14 @@ def _find_in(small: np.ndarray, factor: int, size: tuple[int, int]) -> FieldOfVi
         height if y1 == lit.shape[0] else _even_down(y1 * factor),
     )
     first = lit[rows].argmax(axis=1)
-    last = lit.shape[1] - lit[rows, ::-1].argmax(axis=1)
-    ends = np.concatenate(
-        [np.stack([side, row], axis=1) for side in (first, last) for row in (rows, rows + 1)]
-    )
-    # Cells that end the grid reach to the end of the frame, over the pixels that fill no cell.
-    ends = np.where(ends == (lit.shape[1], lit.shape[0]), (width, height), ends * factor)
-    hull = cv2.convexHull(ends.astype(np.int32))
-    outline = cv2.approxPolyDP(hull, 0.5 * factor, True)[:, 0]
-    outline = np.clip(outline, box[:2], box[2:])
+    last = lit.shape[1] - 1 - lit[rows, ::-1].argmax(axis=1)
+    ends = np.concatenate([np.stack([side, rows], axis=1) for side in (first, last)])
+    # A cell on the outline is lit in part: it runs through the centres, on average. Cells that end
+    # the grid reach to the end of the frame, over the pixels that fill no cell.
+    grid = (lit.shape[1] - 1, lit.shape[0] - 1)
+    points = np.where(ends == 0, 0, np.where(ends == grid, (width, height), (ends + 0.5) * factor))
+    hull = cv2.convexHull(np.clip(np.rint(points), box[:2], box[2:]).astype(np.int32))
+    outline = cv2.approxPolyDP(hull, 0.5 * factor, True).reshape(-1, 2)
     return FieldOfView(box[0], box[1], box[2] - box[0], box[3] - box[1], outline)
 
 
@@ -278,10 +277,10 @@ def _squash(plane: np.ndarray) -> np.ndarray:
     """uint8 [256, 256] or [256, 256, C]: each pixel is the mean of the area that it stands for."""
     height, width = VIEW_SIZE
     rows, columns = plane.shape[:2]
-    whole = min(rows // (2 * height), columns // (2 * width))
-    if whole > 1:  # first by a whole number, which is several times as quick
-        rows, columns = rows // whole, columns // whole
-        plane = plane[: rows * whole, : columns * whole]
+    down, across = max(1, rows // (2 * height)), max(1, columns // (2 * width))
+    if down * across > 1:  # first by whole numbers, which is several times as quick
+        rows, columns = rows // down, columns // across
+        plane = plane[: rows * down, : columns * across]
         plane = cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_AREA)
     shrinks = rows >= height and columns >= width
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -618,7 +617,7 @@ def _without_holes(overlay: np.ndarray) -> np.ndarray:
         return overlay
     holes = [
         contour
-        for contour, (_, _, _, parent) in zip(contours, tree[0], strict=True)
+        for contour, (_, _, _, parent) in zip(contours, tree.reshape(-1, 4), strict=True)
         if parent >= 0 and cv2.contourArea(contour) < _LARGEST_HOLE_SHARE * overlay.size
     ]
     return cv2.drawContours(overlay, holes, -1, 1, cv2.FILLED)

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
@@ -222,7 +223,7 @@ def make_backbone(config: BackboneConfig) -> tuple[Backbone, Start]:
         description, licence = f"weights from {file.name}", ""
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         raise ConfigError(
             f"cannot read backbone weights {file}: {str(error).splitlines()[0]}. "
             "Name a file that torch.save wrote."

@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -35,6 +34,8 @@ from trainer.metrics import auroc
 
 BLACK_BELOW = 20
 """A pixel is black where all three channels are below this: JPEG leaves the border not quite 0."""
+QUANTILES = np.array((0.05, 0.25, 0.5, 0.75, 0.95))
+"""Of each colour channel."""
 RED_BLUR_PX = 8.0
 """Standard deviation of the blur of the red channel, in pixels of the view: about a fold."""
 
@@ -68,30 +69,32 @@ def surfaces(items: Sequence[Item], *, progress: Progress | None = None) -> list
 
 
 def colour_and_texture(rgb: np.ndarray) -> np.ndarray:
-    """Float64 [32] of the central square of uint8 [H, W, 3], half as wide as the shorter side.
+    """Float64 [33] of the central square of uint8 [H, W, 3], half as wide as the shorter side.
 
-    Mean, deviation and five quantiles of R, G and B; mean and deviation of hue, saturation and
-    value; log deviation of the Laplacian and of five difference-of-Gaussian bands. In the image's
-    own pixels, since the scale of the texture is one of the things that give a recorder away.
+    Mean and deviation of R, G, B, hue, saturation and value; five quantiles of R, G and B; log
+    deviation of the Laplacian and of five bands of a Laplacian pyramid. In the image's own pixels,
+    since the scale of the texture is one of the things that give a recorder away.
     """
     height, width = rgb.shape[:2]
     side = max(1, min(height, width) // 2)
     top, left = (height - side) // 2, (width - side) // 2
     square = np.ascontiguousarray(rgb[top : top + side, left : left + side])
-    pixels = square.reshape(-1, 3).astype(np.float32)
-    hsv = cv2.cvtColor(square, cv2.COLOR_RGB2HSV).reshape(-1, 3).astype(np.float32)
-    grey = cv2.cvtColor(square, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    blurred = [cv2.GaussianBlur(grey, (0, 0), scale) for scale in (1, 2, 4, 8, 16, 32)]
-    bands = [cv2.Laplacian(grey, cv2.CV_32F)]
-    bands += [fine - coarse for fine, coarse in pairwise(blurred)]
+    colours = [cv2.meanStdDev(square), cv2.meanStdDev(cv2.cvtColor(square, cv2.COLOR_RGB2HSV))]
+    levels = [
+        np.bincount(square[..., channel].ravel(), minlength=256).cumsum() for channel in range(3)
+    ]
+    quantiles = [np.searchsorted(level, QUANTILES * level[-1]) for level in levels]
+    finer: np.ndarray = cv2.cvtColor(square, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    bands = [cv2.Laplacian(finer, cv2.CV_32F)]
+    for _ in range(5):
+        coarser = cv2.pyrDown(finer)
+        bands.append(finer - cv2.pyrUp(coarser, dstsize=(finer.shape[1], finer.shape[0])))
+        finer = coarser
     return np.concatenate(
         [
-            pixels.mean(axis=0),
-            pixels.std(axis=0),
-            np.percentile(pixels, (5, 25, 50, 75, 95), axis=0).ravel(),
-            hsv.mean(axis=0),
-            hsv.std(axis=0),
-            np.log([band.std() + 0.01 for band in bands]),
+            np.ravel(colours),
+            np.ravel(quantiles),
+            np.log([band.std() + 0.01 for band in bands]),  # 0.01: a flat square has no logarithm
         ]
     ).astype(np.float64)
 
@@ -161,8 +164,8 @@ def centre_map() -> np.ndarray:
     """Float32 [256, 256]: minus the distance to the centre of the view, in pixels."""
     height, width = VIEW_SIZE
     rows, columns = np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2
-    distance = np.hypot(rows[:, None], columns[None])
-    return np.negative(distance, dtype=np.float32)
+    closeness: np.ndarray = -np.hypot(rows[:, None], columns[None])
+    return closeness.astype(np.float32)
 
 
 def red_map(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -184,10 +187,11 @@ def _surface(item: Item) -> Surface:
         raise DataError(f"cannot read {item.path}. Expected a whole image; copy it again.")
     with Image.open(item.path) as image:
         tables = getattr(image, "quantization", None)  # only JPEG files have it
+    black = cv2.inRange(rgb, (0, 0, 0), (BLACK_BELOW - 1,) * 3)
     return Surface(
         statistics=colour_and_texture(rgb),
         width_px=rgb.shape[1],
-        black_fraction=float((rgb.max(axis=2) < BLACK_BELOW).mean()),
+        black_fraction=cv2.countNonZero(black) / black.size,
         jpeg_tables=str(sorted(tables.items())) if tables else "",
         position_box=item.position_box,
     )

@@ -438,7 +438,13 @@ def _pixel_threshold(calibration: Scores, map_name: str) -> float:
         _MAPS[map_name](calibration, index)[calibration.counted(index)]
         for index in range(len(calibration))
     ]
-    return float(np.quantile(np.concatenate(pixels), PIXEL_QUANTILE))
+    together = np.concatenate(pixels)
+    if not len(together):
+        raise DataError(
+            f"no pixel of the {len(calibration)} calibration frames counts. The bundle's profile "
+            "does not fit this data; train one for it."
+        )
+    return float(np.quantile(together, PIXEL_QUANTILE))
 
 
 def _find(

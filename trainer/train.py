@@ -27,13 +27,12 @@ from trainer.backbone import Backbone, make_backbone
 from trainer.calibrate import Calibrated, calibrate, standardise
 from trainer.config import IgdConfig, PretrainConfig, TrainConfig
 from trainer.data import Item, Views, content_hash, find_data, load_views
-from trainer.detectors.igd import Igd, train_igd
+from trainer.detectors.igd import PATCH_PX, Igd, train_igd
 from trainer.export import FRAME_PX, MAP_SIZE, PARTS, Program, onnx_program, round_weights
 from trainer.pretrain import pretrain
 from trainer.runs import Run, Say, plot_losses, say_on_stderr
 from trainer.sampling import Pool
 
-PATCH_PX = 32
 PARITY = {"score_abs": 0.05, "map_abs": 0.25}
 """Largest difference from the golden outputs that an engine may show, in units of the standard
 deviation of calibration frames (score) and pixels (map)."""

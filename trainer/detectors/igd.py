@@ -21,6 +21,9 @@ from trainer.modes import evaluating
 from trainer.msssim import GLOBAL, LOCAL, Scales, ms_ssim
 from trainer.runs import Run
 
+PATCH_PX = 32
+"""Side of the paper's patches; above it a model sees whole frames."""
+
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 """Draws a batch: (float [N, 3, H, W] in [0, 1], valid float [N, 1, H, W] of 0 and 1)."""
 
@@ -103,7 +106,7 @@ class Decoder(nn.Module):
                 return nn.BatchNorm2d(channels)
             return ChannelAffine(channels)
 
-        whole = size_px >= 128
+        whole = size_px > PATCH_PX
         doublings = int(math.log2(size_px // 4)) - (2 if whole else 0)
         plan = [512, *([512, 256, 128, 64] if whole else [256, 128, 64])][: doublings + 1]
         widths = _widths(config, plan)
@@ -130,7 +133,7 @@ class Critic(nn.Module):
 
     def __init__(self, config: IgdConfig, size_px: int) -> None:
         super().__init__()
-        if size_px >= 128:
+        if size_px > PATCH_PX:
             first, *rest = _widths(config, [64, 128, 256, 512, 512])
             layers: list[nn.Module] = [nn.Conv2d(3, first, 5, stride=2, padding=2)]
             size = size_px // 2
@@ -171,10 +174,12 @@ class Igd(nn.Module):
 
     @property
     def scales(self) -> Scales:
-        """The MS-SSIM scales that belong to this size: as many as its window fits into."""
-        if self.size_px < 128:
+        """The MS-SSIM scales that belong to this size: as many as the window fits into."""
+        if self.size_px <= PATCH_PX:
             return LOCAL
-        return GLOBAL if self.size_px > 160 else replace(LOCAL, window=GLOBAL.window)
+        fitting = int(math.log2(self.size_px / GLOBAL.window)) + 1
+        weights = GLOBAL.weights[:fitting]
+        return replace(GLOBAL, weights=tuple(w / sum(weights) for w in weights))
 
     def embed(self, x: Tensor) -> Tensor:
         """Normalised pictures float [N, 3, size, size] -> latents z, float [N, D]."""

@@ -1,0 +1,1034 @@
+"""Container -> frames. The only reader of video files.
+
+In: the path of a recording, in any container and codec that the PyAV wheel knows. Out: its pictures
+as `Frame`s in the order they are shown, upright, progressive, 8-bit YUV 4:2:0, each with its exact
+time; and the packets of its sound, for `encode` to copy.
+
+Times are those of the file: `pts` counts in the stream's own `time_base`, from wherever the file
+starts. Where a file has no usable times, `_Clock` says what is done, and `Problems` counts it.
+
+Colour is what the file is tagged with. What is not tagged follows one rule, in `_colour_of`.
+
+A recording can be damaged, and can be made to do harm. Damaged packets are skipped and counted, and
+nothing is raised while anything can be decoded. FFmpeg gets the bytes of one file and may open
+nothing else (`_open`), so a playlist that poses as a video cannot make it read other files or the
+network. The level of `av.logging` stays as it is: setting it makes leaving a frame-threaded decoder
+early hang.
+"""
+
+import errno
+import os
+import stat
+from collections import Counter, deque
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import av
+import av.error
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.filter import Graph
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from ccdstream.errors import VideoDecodeError, VideoOpenError, show_path
+from ccdstream.frames import Colour, Frame, Matrix
+
+_REFERRING = (
+    *("concat", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", "vobsub"),
+    *("webm_dash_manifest", "avisynth", "vapoursynth", "lavfi"),
+)
+"""Formats that name other files, hosts or scripts instead of holding a recording."""
+
+_ANYTHING = ("adf", "bin", "bitpacked", "data", "idf", "rawvideo", "tty", "v210", "v210x", "xbin")
+"""Formats that would make a "video" out of text, or of any bytes at all."""
+
+_MAX_PIXELS = 8192 * 4320
+"""Largest picture that is decoded, 8K: a few bytes can claim a picture that fills the memory."""
+
+_READ_BYTES = 1 << 18
+"""Bytes that FFmpeg asks the file for at a time."""
+
+_OUTPUT_CORRUPT = 1 << 3
+"""AV_CODEC_FLAG_OUTPUT_CORRUPT: without it some decoders drop every picture after a damaged one,
+in silence."""
+
+_DEFAULT_RATE = Fraction(25)
+"""Frames a second where the container does not say: FFmpeg's own default for raw streams."""
+
+_HD_HEIGHT_PX = 720
+"""From this height on, an untagged picture is taken for BT.709."""
+
+_GLITCH_S = 1
+"""A time that goes back by less is a slip of one frame; by more, the clock was set anew."""
+
+_MAX_GAP_S = 3600
+"""A time further ahead than this is a damaged one: no recording pauses for an hour."""
+
+_MAX_GAP_TICKS = 2**31 - 1
+"""Longest time a frame can be shown in MP4, in ticks (ISO/IEC 14496-12: `sample_delta`)."""
+
+_MAX_START_S = 10 * 366 * 86_400
+"""A first time beyond ten years is a damaged one."""
+
+_MAX_SKIPS = 16
+"""How often reading goes on behind a damaged spot of the file before it gives up."""
+
+_SEEK_MARGINS_S = (0, 10, 60)
+"""How long before the wanted time to look for a keyframe, one after the other."""
+
+
+# --- what was wrong with a recording ---------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Problems:
+    """What was wrong with a recording, counted while it is decoded and complete at its end."""
+
+    decoded: int = 0
+    """Frames that were handed out."""
+    corrupt_packets: int = 0
+    """Packets that the container marks as damaged or that the decoder refused."""
+    corrupt_frames: int = 0
+    """Pictures that the decoder marks as damaged. They are handed out: part of them is true."""
+    skipped_frames: int = 0
+    """Pictures that were in the file and could not be decoded."""
+    missing_frames: int = 0
+    """Pictures that are not in the file, by the gaps in an otherwise even clock, or by the
+    container's own count."""
+    size_changes: int = 0
+    """How often the size of the picture changed; frames are scaled to the first size."""
+    colour_changes: int = 0
+    """How often matrix or range changed; frames are converted to the first ones."""
+    missing_pts: int = 0
+    """Frames without a time of their own; each follows the one before it."""
+    non_monotonic: int = 0
+    """Frames whose time was not after the one before, moved by a tick to come after it."""
+    clock_jumps: int = 0
+    """How often the clock was set anew; the frames behind go on where those before it ended."""
+    demux_errors: int = 0
+    """Spots of the file that could not be read."""
+    truncated: bool = False
+    """Whether the recording breaks off before its announced end, or could not be read to it."""
+
+    def as_dict(self) -> dict[str, int | bool]:
+        """The counts by name."""
+        return asdict(self)
+
+    def sentences(self) -> list[str]:
+        """What a person should know, one sentence a problem; empty for a sound recording."""
+        told = (
+            (self.corrupt_packets, "{} packet{s} of the file {are} damaged"),
+            (self.corrupt_frames, "{} frame{s} {are} shown though partly damaged"),
+            (self.skipped_frames, "{} frame{s} could not be decoded"),
+            (
+                self.missing_frames,
+                "{} frame{s} {are} missing, by the gaps in clock or index",
+            ),
+            (self.size_changes, "the picture changed size {} time{s}; scaled to the first size"),
+            (self.colour_changes, "the colour tags changed {} time{s}; converted to the first"),
+            (self.missing_pts, "{} frame{s} had no time and follow{v} the one before"),
+            (self.non_monotonic, "{} frame{s} had a time no later than the one before"),
+            (self.clock_jumps, "the clock of the file jumped {} time{s}; closed up"),
+            (self.demux_errors, "the file could not be read in {} place{s}"),
+        )
+        sentences = [
+            text.format(
+                count,
+                s="" if count == 1 else "s",
+                are="is" if count == 1 else "are",
+                v="s" if count == 1 else "",
+            )
+            for count, text in told
+            if count
+        ]
+        if self.truncated:
+            sentences.append("the recording breaks off before its announced end")
+        return sentences
+
+
+# --- opening ---------------------------------------------------------------------------------
+
+
+class _OneFile:
+    """The bytes of one file, and not its name: what a file is called decides nothing.
+
+    Errors are kept until `check`, because PyAV prints a traceback where two come in a row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed by close()
+        self.error: OSError | None = None
+        """The last one."""
+
+    def read(self, count: int) -> bytes:
+        try:
+            return self._file.read(count)
+        except OSError as error:
+            self.error = error
+            return b""
+
+    def seek(self, offset: int, whence: int) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except OSError as error:  # FFmpeg tries places that do not exist
+            return -(error.errno or errno.EINVAL)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def check(self) -> None:
+        """Raise what went wrong since the last check."""
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _reason(error: BaseException) -> str:
+    """The system's or FFmpeg's words for `error`, on one line."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())
+
+
+def _open(path: Path) -> tuple[InputContainer, _OneFile]:
+    """The container in `path`, and the file to close after it.
+
+    FFmpeg never sees the name: it reads through a file object, and its protocol list holds only a
+    name that no protocol has. So no format can make it open anything else, whichever formats future
+    versions add. The formats that would try are refused on top.
+
+    Raises:
+        VideoOpenError: it is no readable file, or no recording.
+    """
+    shown = show_path(path)
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise VideoOpenError(f"{shown} is a folder. Pass the recordings in it, as files.")
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
+            raise VideoOpenError(f"{shown} is not a regular file. Pass a recording on a disk.")
+        if status.st_size == 0:
+            raise VideoOpenError(f"{shown} is empty (0 bytes). Copy the recording again.")
+        file = _OneFile(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise VideoOpenError(
+            f"cannot open {shown}: {_reason(error)}. Check that the path exists and may be read."
+        ) from error
+    try:
+        return _container_in(file, shown), file
+    except BaseException:
+        file.close()
+        raise
+
+
+def _container_in(file: _OneFile, shown: str) -> InputContainer:
+    head = file.read(64)
+    file.seek(0, os.SEEK_SET)
+    is_mp4 = head[4:8] in (b"ftyp", b"mdat", b"wide", b"free")
+    cut_off = (
+        f"{shown} seems to be cut off: the index of an MP4 is written last, and it is not whole. "
+        "Copy the recording again, or repair it with the recorder's own tool."
+    )
+    try:
+        container = av.open(
+            file,
+            mode="r",
+            options={
+                "protocol_whitelist": "none",
+                "format_whitelist": ",".join(av.formats_available - {*_REFERRING, *_ANYTHING}),
+                "max_pixels": str(_MAX_PIXELS),
+            },
+            metadata_errors="replace",
+            buffer_size=_READ_BYTES,
+        )
+    except (av.FFmpegError, OSError) as error:
+        if file.error is not None:  # the disk's words say more than FFmpeg's
+            advice, reason = "Check the disk.", _reason(file.error)
+        elif head.lstrip(b"\xef\xbb\xbf \r\n").startswith((b"#EXTM3U", b"ffconcat", b"v=0")):
+            raise VideoOpenError(
+                f"{shown} names other files instead of holding a recording. "
+                "Pass the recording itself."
+            ) from error
+        elif is_mp4:
+            raise VideoOpenError(cut_off) from error
+        else:
+            advice, reason = "Pass a recording that plays in ffplay.", _reason(error)
+        raise VideoOpenError(f"cannot read {shown} as a video: {reason}. {advice}") from error
+    if is_mp4 and not container.streams:
+        container.close()
+        raise VideoOpenError(cut_off)
+    return container
+
+
+def _best_video(container: InputContainer, shown: str) -> VideoStream:
+    """The stream that holds the recording: never a cover picture, and FFmpeg's best of the rest."""
+    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not moving:
+        found = "has only a cover picture" if container.streams.video else "has no video stream"
+        raise VideoOpenError(f"{shown} {found}. Pass the recording itself, not its sound.")
+    known = [s for s in moving if s.codec_context is not None]
+    if not known:
+        raise VideoOpenError(
+            f"{shown} holds video in a codec that this build of FFmpeg does not know. "
+            "Convert it to H.264 first."
+        )
+    best = container.streams.best("video")
+    for stream in known:
+        if best is not None and stream.index == best.index:
+            return stream
+    return max(known, key=lambda s: (s.width * s.height, s.frames, -s.index))
+
+
+def _fraction(value: Any, default: Fraction) -> Fraction:
+    """`value` of PyAV, exact; `default` where it is not set: None, or from PyAV 19 on 0/1."""
+    return Fraction(value.numerator, value.denominator) if value else default
+
+
+# --- time ------------------------------------------------------------------------------------
+
+
+class _Clock:
+    """Gives every frame a time after the one before it, and changes no more than that takes.
+
+    * A frame without a pts is shown when the one before it ends; the first, where the stream
+      starts.
+    * One that is not after the frame before, by less than `_GLITCH_S`, is moved to one tick after
+      it; what follows keeps its own time.
+    * Where the times go back further, or ahead by more than `_MAX_GAP_S`, the clock was set anew:
+      the frame follows the one before, and those after it are shifted alike until their own times
+      fit again.
+    """
+
+    def __init__(self, time_base: Fraction, rate: Fraction, start: int, problems: Problems) -> None:
+        self._interval = max(1, round(1 / (rate * time_base)))
+        self._glitch = round(_GLITCH_S / time_base)
+        self._max_gap = min(round(_MAX_GAP_S / time_base), _MAX_GAP_TICKS)
+        self._max_start = round(_MAX_START_S / time_base)
+        self._start = start if abs(start) <= self._max_start else 0
+        self._shift = 0
+        self._problems = problems
+        self._steps: Counter[int] = Counter()
+        self.last: int | None = None
+        self.duration = self._interval
+        """How long the last frame is shown, in ticks."""
+
+    def next(self, pts: int | None, duration: int) -> int:
+        """The time of the next frame, from what the file says."""
+        time = self._time_of(pts)
+        if self.last is not None and len(self._steps) < 1000:
+            self._steps[time - self.last] += 1
+        self.last = time
+        self.duration = duration if 0 < duration <= self._max_gap else self._interval
+        return time
+
+    def _time_of(self, pts: int | None) -> int:
+        last = self.last
+        if pts is None:
+            self._problems.missing_pts += 1
+            return self._start if last is None else last + self.duration
+        if last is None:
+            if abs(pts) <= self._max_start:
+                return pts
+            self._problems.clock_jumps += 1
+            self._shift = self._start - pts
+            return self._start
+        for shift in (0, self._shift):
+            if 0 < pts + shift - last <= self._max_gap:
+                self._shift = shift
+                return pts + shift
+        for shift in (0, self._shift):
+            if -self._glitch < pts + shift - last <= 0:
+                self._problems.non_monotonic += 1
+                return last + 1
+        self._problems.clock_jumps += 1
+        self._shift = last + self.duration - pts
+        return last + self.duration
+
+    def missing(self) -> int:
+        """Frames that would fill the gaps, where the clock is otherwise even; 0 where it is not.
+
+        Even means that nine steps in ten are the commonest one, give or take a tenth or a tick.
+        """
+        if not self._steps:
+            return 0
+        usual, _ = self._steps.most_common(1)[0]
+        slack = max(1, usual // 10)
+        even = sum(n for step, n in self._steps.items() if abs(step - usual) <= slack)
+        if even < 0.9 * self._steps.total():
+            return 0
+        return sum(
+            n * (round(step / usual) - 1) for step, n in self._steps.items() if step > 1.5 * usual
+        )
+
+
+# --- the picture -----------------------------------------------------------------------------
+
+_MATRICES: dict[int, tuple[Matrix, int]] = {
+    # ISO/IEC 23091-2 MatrixCoefficients: (what the frame is said to be, swscale's SWS_CS_*)
+    1: ("bt709", 1),
+    4: ("bt601", 4),
+    5: ("bt601", 5),
+    6: ("bt601", 5),
+    7: ("bt709", 7),
+    9: ("bt2020", 9),
+    10: ("bt2020", 9),
+}
+_SWS_OF: dict[Matrix, int] = {"bt601": 5, "bt709": 1, "bt2020": 9}
+_LIMITED, _FULL = 1, 2  # AVColorRange
+_READY = frozenset(("yuv420p", "yuvj420p", "yuva420p"))
+"""Formats whose first three planes are those of a `Frame`."""
+
+
+def _is_grey(picture: VideoFrame) -> bool:
+    return picture.format.name.startswith(("gray", "ya8", "ya16", "mono"))
+
+
+def _is_rgb(picture: VideoFrame) -> bool:
+    return picture.format.is_rgb or picture.format.has_palette
+
+
+def _colour_of(picture: VideoFrame) -> Colour:
+    """What the planes made of `picture` mean: as tagged, else by this rule.
+
+    Matrix: BT.709 from 720 lines on, else BT.601, and `assumed` says so. (FCC counts as BT.601 and
+    SMPTE 240M as BT.709; they are converted.) RGB becomes YUV by the same rule, but nothing is
+    assumed there: RGB needs no matrix to be understood.
+    Range: full where the format itself means full, as FFmpeg has it (yuvj*, grey), else limited.
+    RGB becomes limited.
+    """
+    tagged = _MATRICES.get(picture.colorspace)
+    by_rule: Matrix = "bt709" if picture.height >= _HD_HEIGHT_PX else "bt601"
+    if _is_rgb(picture):
+        return Colour(by_rule, full_range=False)
+    means_full = _is_grey(picture) or picture.format.name.startswith("yuvj")
+    full = picture.color_range == _FULL or (picture.color_range != _LIMITED and means_full)
+    if tagged is None:
+        return Colour(by_rule, full_range=full, assumed=not _is_grey(picture))
+    return Colour(tagged[0], full_range=full)
+
+
+def _view_of(picture: VideoFrame, index: int) -> np.ndarray:
+    """uint8 [h, w], plane `index` of `picture`, without a copy.
+
+    The view keeps the decoder's buffer alive, and the decoder does not write to a buffer that is
+    still in use. It is read-only, because the decoder may yet predict from it.
+    """
+    plane = picture.planes[index]
+    stride = abs(plane.line_size)
+    rows = np.frombuffer(cast(Any, plane), np.uint8, count=stride * plane.height)
+    view: np.ndarray = rows.reshape(plane.height, stride)[:, : plane.width]
+    if plane.line_size < 0:  # stored from the lowest row up
+        view = np.ascontiguousarray(view[::-1])
+    view.flags.writeable = False
+    return view
+
+
+class _Planes:
+    """Makes pictures of any format into 8-bit YUV 4:2:0 of one size and one colour."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()  # keeps its tables between frames of one kind
+        self._neutral = np.empty((0, 0), np.uint8)
+
+    def of(
+        self, picture: VideoFrame, size: tuple[int, int], colour: Colour
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Y, U and V, read-only, of `picture` scaled to `size` and converted to `colour`."""
+        same_size = (picture.height, picture.width) == size
+        own = _colour_of(picture)
+        same_colour = (own.matrix, own.full_range) == (colour.matrix, colour.full_range)
+        # FCC and SMPTE 240M are near, not equal to, what they are counted as
+        exact = _MATRICES.get(picture.colorspace, (own.matrix, _SWS_OF[own.matrix]))[1]
+        if _is_grey(picture) and own.full_range == colour.full_range:
+            luma = picture
+            if picture.format.name != "gray" or not same_size:
+                luma = self._reformatter.reformat(
+                    picture, width=size[1], height=size[0], format="gray", threads=1
+                )
+            grey = self._grey((size[0] + 1) // 2, (size[1] + 1) // 2)
+            return _view_of(luma, 0), grey, grey
+        ready = picture.format.name in _READY and exact == _SWS_OF[own.matrix]
+        if not (ready and same_size and same_colour):
+            picture = self._reformatter.reformat(
+                picture,
+                width=size[1],
+                height=size[0],
+                format="yuv420p",
+                src_colorspace=exact,
+                dst_colorspace=_SWS_OF[colour.matrix],
+                src_color_range=_FULL if own.full_range or _is_rgb(picture) else _LIMITED,
+                dst_color_range=_FULL if colour.full_range else _LIMITED,
+                threads=1,
+            )
+        return _view_of(picture, 0), _view_of(picture, 1), _view_of(picture, 2)
+
+    def _grey(self, height: int, width: int) -> np.ndarray:
+        """uint8 [height, width], no colour at all; the same array for every frame."""
+        if self._neutral.shape != (height, width):
+            self._neutral = np.full((height, width), 128, np.uint8)
+            self._neutral.flags.writeable = False
+        return self._neutral
+
+
+@dataclass(frozen=True, slots=True)
+class _Orientation:
+    """How a stored picture is turned upright: transposed first, then mirrored."""
+
+    transpose: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    @staticmethod
+    def of(picture: VideoFrame) -> "_Orientation":
+        """From the display matrix of `picture` (ISO/IEC 14496-12, 8.3.2); the nearest of eight.
+
+        With (a, b; c, d) the upper left of the matrix, a stored pixel (x, y) is shown at
+        (a x + c y, b x + d y).
+        """
+        try:
+            data = picture.side_data.get("DISPLAYMATRIX")
+        except ValueError:  # PyAV does not know some other side data of this picture
+            turn = picture.rotation  # degrees, counterclockwise
+            return _Orientation._turned(round(-turn / 90) % 4)
+        if data is None:
+            return _Orientation()
+        a, b, _, c, d, *_ = np.frombuffer(cast(Any, data), np.int32).tolist()
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return _Orientation(False, flip_x=a < 0, flip_y=d < 0)
+        return _Orientation(True, flip_x=c < 0, flip_y=b < 0)
+
+    @staticmethod
+    def _turned(quarters: int) -> "_Orientation":
+        """Clockwise by `quarters` times 90 degrees."""
+        return (
+            _Orientation(),
+            _Orientation(True, flip_x=True),
+            _Orientation(False, flip_x=True, flip_y=True),
+            _Orientation(True, flip_y=True),
+        )[quarters]
+
+    @property
+    def rotation_deg(self) -> int:
+        """Clockwise turn that makes the picture upright, apart from mirroring: 0, 90, 180, 270."""
+        if self.transpose:
+            return 270 if self.flip_y else 90
+        return 180 if self.flip_y else 0
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the stored picture is a mirror image."""
+        return self.transpose ^ self.flip_x ^ self.flip_y
+
+    def size(self, stored: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) upright, of a stored (height, width), or the other way round."""
+        return (stored[1], stored[0]) if self.transpose else stored
+
+    def apply(self, plane: np.ndarray) -> np.ndarray:
+        """`plane` upright: itself where nothing is to do, else a copy."""
+        if self == _Orientation():
+            return plane
+        upright = plane.T if self.transpose else plane
+        upright = upright[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
+        upright = np.ascontiguousarray(upright)
+        upright.flags.writeable = False
+        return upright
+
+
+class _Deinterlacer:
+    """Makes interlaced pictures progressive: as many as before, each at its own time.
+
+    Works from the first picture on that the decoder flags as interlaced (a stream that never has
+    one pays nothing), and changes flagged pictures only. FFmpeg's bwdif, one picture for a frame.
+    """
+
+    def __init__(self) -> None:
+        self._graph: Graph | None = None
+        self._kind: tuple[object, ...] = ()
+        self._times: deque[int] = deque()
+        self.seen = False
+
+    def push(self, picture: VideoFrame, time: int) -> Iterator[tuple[VideoFrame, int]]:
+        """What is finished once `picture` is known; the filter looks one picture ahead."""
+        kind = (picture.format.name, picture.width, picture.height)
+        if self._graph is not None and kind != self._kind:
+            yield from self.finish()
+        if self._graph is None and not picture.interlaced_frame:
+            yield picture, time
+            return
+        self.seen = True
+        if self._graph is None:
+            self._graph, self._kind = self._new_graph(picture), kind
+        picture.pts = time
+        self._times.append(time)
+        self._graph.vpush(picture)
+        yield from self._pull()
+
+    def finish(self) -> Iterator[tuple[VideoFrame, int]]:
+        """What is still inside."""
+        if self._graph is not None:
+            self._graph.vpush(None)
+            yield from self._pull()
+            self._graph = None
+            self._times.clear()
+
+    def _pull(self) -> Iterator[tuple[VideoFrame, int]]:
+        assert self._graph is not None
+        while True:
+            try:
+                picture = self._graph.vpull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            assert isinstance(picture, VideoFrame)
+            yield picture, self._times.popleft()
+
+    @staticmethod
+    def _new_graph(picture: VideoFrame) -> Graph:
+        graph = Graph()
+        graph.threads = 1
+        source = graph.add(
+            "buffer",
+            video_size=f"{picture.width}x{picture.height}",
+            pix_fmt=picture.format.name,
+            time_base="1/1000000",  # any will do: times are kept beside the graph
+        )
+        bwdif = graph.add("bwdif", mode="send_frame", parity="auto", deint="interlaced")
+        graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
+        return graph
+
+
+# --- the source ------------------------------------------------------------------------------
+
+
+class VideoSource:
+    """The frames of a recording, in the order they are shown.
+
+    Opening decodes the first frame, so whatever is wrong from the start is told here, and `size`,
+    `colour` and the rest are those of real frames. The rest is decoded while iterating.
+
+        with VideoSource(path) as source:
+            for frame in source: ...
+
+    The planes of a frame are read-only views of the decoder's own memory; copy before drawing.
+
+    Args:
+        path: a regular file. Its name is never interpreted.
+        start_s, end_s: hand out only the frames with start_s <= `Frame.seconds` < end_s. Decoding
+            starts at a keyframe before `start_s`.
+
+    Attributes:
+        path, format, codec, pix_fmt: what is read. `format` is the container's name in FFmpeg.
+        size: (height, width) of every frame: upright, and after scaling where the size changes.
+        time_base: the stream's own. Every `Frame.time_base` is equal to it.
+        average_rate: frames a second as the container claims it, 25 where it does not.
+        start_time_s: when the recording itself starts, which need not be 0.
+        duration_s: how long what is asked for lasts, as the container claims; None: not known.
+        frame_count_hint: about how many frames to expect; None: not known.
+        sample_aspect_ratio: width to height of a pixel, upright.
+        colour: what the planes of every frame mean.
+        colour_tags: (primaries, transfer, matrix) as the stream is tagged, by the code points of
+            ISO/IEC 23091-2; 2 is "not specified".
+        rotation_deg, mirrored: what was done to stand the picture upright: mirrored left to right
+            where `mirrored`, after a clockwise turn.
+        interlaced: whether an interlaced picture came so far.
+        first_pts, last_duration: pts of the first frame; how long the last one so far is shown.
+        video_streams: how many there are to choose from.
+        problems: what was wrong so far.
+
+    Raises:
+        ValueError: `end_s` is not after `start_s`.
+        VideoOpenError: no readable recording, or no frame between `start_s` and `end_s`.
+        VideoDecodeError: there is video, and none of it can be decoded.
+    """
+
+    def __init__(
+        self, path: Path, *, start_s: float | None = None, end_s: float | None = None
+    ) -> None:
+        if start_s is not None and end_s is not None and not start_s < end_s:
+            raise ValueError(f"end_s must be after start_s, got {start_s} and {end_s}")
+        self.path = path
+        self.problems = Problems()
+        self._span = (start_s, end_s)
+        self._frames = self._run()
+        self._container, self._file = _open(path)
+        try:
+            self._describe()
+            first = next(self._frames, None)
+            if first is None:
+                raise self._nothing()
+        except BaseException:
+            self.close()
+            raise
+        self.first_pts = first.pts
+        self._first: Frame | None = first
+
+    def _describe(self) -> None:
+        """What can be told before anything is decoded."""
+        container = self._container
+        self._stream: VideoStream = _best_video(container, show_path(self.path))
+        stream = self._stream
+        stream.thread_type = "AUTO"
+        stream.codec_context.flags |= _OUTPUT_CORRUPT
+        stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+        self.format = container.format.name
+        self.codec = stream.codec_context.codec.canonical_name
+        self.video_streams = len(container.streams.video)
+        self.time_base = _fraction(stream.time_base, Fraction(1, 90_000))
+        rate = _fraction(stream.average_rate, Fraction(0)) or _fraction(
+            stream.guessed_rate, _DEFAULT_RATE
+        )
+        self.average_rate = rate if 0 < rate <= 1000 else _DEFAULT_RATE
+        self.pix_fmt = stream.codec_context.pix_fmt or "unknown"
+        self._start = stream.start_time or 0
+        self.start_time_s = float(self._start * self.time_base)
+        self._announced = self._announced_end()
+        start_s, end_s = self._span
+        begin = self.start_time_s if start_s is None else max(start_s, self.start_time_s)
+        end = self._announced if end_s is None else min(end_s, self._announced or end_s)
+        self.duration_s = None if end is None else max(0.0, end - begin)
+        whole = start_s is None and end_s is None
+        self.frame_count_hint = (
+            stream.frames
+            if whole and stream.frames > 0
+            else None
+            if self.duration_s is None
+            else round(self.duration_s * self.average_rate)
+        )
+        self._clock = _Clock(self.time_base, self.average_rate, self._start, self.problems)
+        self._deinterlacer = _Deinterlacer()
+        self._planes = _Planes()
+        self._ahead: list[Packet[VideoStream]] = []  # read from the file, not yet decoded
+        self._resume_after: int | None = None  # pictures up to this pts are not wanted
+        self._sought = False
+        self._packets_read = self._packets_shown = self._pictures = 0
+
+    def _announced_end(self) -> float | None:
+        """Where the container says that the video ends, in seconds; None where it does not."""
+        if self._stream.duration:
+            return float((self._start + self._stream.duration) * self.time_base)
+        if self._container.duration:
+            return ((self._container.start_time or 0) + self._container.duration) / 1e6
+        return None
+
+    def _nothing(self) -> VideoOpenError | VideoDecodeError:
+        """Why there is not one frame."""
+        shown = show_path(self.path)
+        if self._pictures:
+            start_s, end_s = self._span
+            asked = " and ".join(
+                f"{word} {value:g} s"
+                for word, value in (("from", start_s), ("before", end_s))
+                if value is not None
+            )
+            last = (self._clock.last or 0) * self.time_base
+            return VideoOpenError(
+                f"{shown} has no frame {asked}: its frames lie between {self.start_time_s:.3f} s "
+                f"and {float(last):.3f} s."
+            )
+        if self._packets_shown == 0:
+            return VideoDecodeError(
+                f"{shown} has a video stream without a single picture. Copy the recording again."
+            )
+        return VideoDecodeError(
+            f"nothing in {shown} can be decoded: {self._packets_shown} packets of {self.codec} "
+            "gave no picture. Check that it plays in ffplay."
+        )
+
+    @property
+    def interlaced(self) -> bool:
+        return self._deinterlacer.seen
+
+    @property
+    def last_duration(self) -> int:
+        return self._clock.duration
+
+    def open_audio(self) -> "AudioSource":
+        """The sound of the same stretch of the recording, read on its own."""
+        start_s, end_s = self._span
+        first_s = None if start_s is None else float(self.first_pts * self.time_base)
+        return AudioSource(self.path, start_s=first_s, end_s=end_s)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames that are left. Can be left early, and gone on with."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            yield first
+        yield from self._frames
+
+    # The stages of decoding, from the outside in: each takes what the next one gives.
+
+    def _run(self) -> Generator[Frame, None, None]:
+        """The frames of the asked-for stretch."""
+        start_s, end_s = self._span
+        if start_s is not None:
+            self._seek(start_s)
+        oriented: _Orientation | None = None
+        before: tuple[tuple[int, int], Colour] | None = None
+        for picture, pts in self._progressive():
+            time = pts * self.time_base
+            if start_s is not None and time < start_s:
+                continue
+            if end_s is not None and time >= end_s:
+                return
+            stored, colour = (picture.height, picture.width), _colour_of(picture)
+            orientation = _Orientation.of(picture)
+            if oriented is None:
+                oriented = orientation
+                self._settle(picture, orientation, colour)
+            upright = orientation.size(stored)
+            if before is not None:
+                self.problems.size_changes += upright != before[0]
+                self.problems.colour_changes += colour != before[1]
+            before = (upright, colour)
+            y, u, v = self._planes.of(picture, orientation.size(self.size), self.colour)
+            frame = Frame(
+                orientation.apply(y),
+                orientation.apply(u),
+                orientation.apply(v),
+                pts,
+                self.time_base,
+                self.colour,
+            )
+            self.problems.decoded += 1
+            yield frame
+        if end_s is None:
+            self._count_losses(whole=start_s is None)
+
+    def _settle(self, picture: VideoFrame, orientation: _Orientation, colour: Colour) -> None:
+        """Take from the first picture what holds for all frames."""
+        self.size = orientation.size((picture.height, picture.width))
+        self.colour = colour
+        self.colour_tags = (picture.color_primaries, picture.color_trc, picture.colorspace)
+        self.pix_fmt = picture.format.name
+        self.rotation_deg = orientation.rotation_deg
+        self.mirrored = orientation.mirrored
+        sar = _fraction(self._stream.sample_aspect_ratio, Fraction(1))
+        sar = sar if Fraction(1, 10) <= sar <= 10 else Fraction(1)
+        self.sample_aspect_ratio = 1 / sar if orientation.transpose else sar
+
+    def _progressive(self) -> Iterator[tuple[VideoFrame, int]]:
+        for picture, pts in self._timed():
+            yield from self._deinterlacer.push(picture, pts)
+        yield from self._deinterlacer.finish()
+
+    def _timed(self) -> Iterator[tuple[VideoFrame, int]]:
+        for picture in self._decoded():
+            pts = picture.pts
+            if self._resume_after is not None and pts is not None:
+                if pts <= self._resume_after:  # came already, before the damaged spot
+                    continue
+                self._resume_after = None
+            yield picture, self._clock.next(pts, picture.duration)
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        for packet in self._packets():
+            for picture in self._decode(packet):
+                self._pictures += 1
+                self.problems.corrupt_frames += picture.is_corrupt
+                yield picture
+
+    def _decode(self, packet: "Packet[VideoStream] | None") -> list[VideoFrame]:
+        """The pictures that `packet` completes; those that are left for None."""
+        if packet is not None and packet.size:
+            self._packets_read += 1
+            self._packets_shown += not packet.is_discard
+        marked = packet is not None and packet.is_corrupt
+        self.problems.corrupt_packets += marked
+        try:
+            return self._stream.codec_context.decode(packet)
+        except av.error.EOFError:  # drained already
+            return []
+        except av.FFmpegError:
+            self.problems.corrupt_packets += not marked
+            return []
+
+    def _packets(self) -> Iterator["Packet[VideoStream] | None"]:
+        """The packets of the stream; None to drain the decoder before it is set to another place.
+
+        An error of the demuxer ends a pass of `demux`. Often the next one goes on behind the
+        damaged spot by itself; else seeking may reach what lies behind.
+        """
+        failures = skips = 0
+        while True:
+            try:
+                while self._ahead:
+                    yield self._ahead.pop(0)
+                for packet in self._container.demux(self._stream):
+                    failures = 0
+                    yield packet
+                self._file.check()
+                return
+            except IndexError:  # PyAV, at the end of a file in which a stream appeared late
+                yield None
+                return
+            except (av.FFmpegError, OSError):
+                self.problems.demux_errors += failures == 0
+            failures += 1
+            if failures < 3:
+                continue
+            yield None
+            skips += 1
+            if not self._skip_ahead(skips):
+                self.problems.truncated = True
+                return
+
+    def _skip_ahead(self, skips: int) -> bool:
+        """Set reading to a keyframe behind a spot that cannot be read; False where that fails."""
+        last = self._clock.last
+        if skips > _MAX_SKIPS or last is None:
+            return False
+        target = last + round(2 ** (skips - 1) / self.time_base)
+        if self._announced is not None and target * self.time_base > self._announced:
+            return False
+        if self._seek_keyframe(target) is None:
+            return False
+        self._resume_after = max(last, self._resume_after or last)
+        return True
+
+    def _seek_keyframe(self, target: int) -> int | None:
+        """Set reading to a keyframe at or before `target`, and give its time; None: cannot.
+
+        Some containers seek to any packet: those before the next keyframe are passed over.
+        """
+        self._sought = True
+        try:
+            self._container.seek(target, stream=self._stream)
+            for packet in self._container.demux(self._stream):
+                if packet.size and packet.is_keyframe:
+                    time = packet.pts if packet.pts is not None else packet.dts
+                    if time is None:
+                        return None
+                    self._ahead = [packet]
+                    self._resume_after = time - 1  # pictures before it lack what they refer to
+                    return time
+        except (av.FFmpegError, OSError, IndexError):  # IndexError: as in `_packets`
+            return None
+        return None
+
+    def _seek(self, start_s: float) -> None:
+        """Set reading to a keyframe before `start_s`; to the beginning where there is none."""
+        target = int(start_s / self.time_base)
+        for margin_s in _SEEK_MARGINS_S:
+            if target <= self._start:
+                break
+            found = self._seek_keyframe(target - round(margin_s / self.time_base))
+            if found is not None and found <= target:
+                return
+        self._container.close()
+        self._file.close()
+        self._container, self._file = _open(self.path)
+        self._describe()
+
+    def _count_losses(self, *, whole: bool) -> None:
+        """Compare what came with what was there, at the end of the recording."""
+        problems = self.problems
+        shown = self._packets_shown
+        if self.interlaced and shown >= 1.8 * self._pictures:
+            shown = (shown + 1) // 2  # a packet a field
+        if self.codec != "vp8" and not self._sought:  # VP8 has packets that are never shown
+            problems.skipped_frames = max(0, shown - self._pictures)
+        problems.missing_frames = max(0, self._clock.missing() - problems.skipped_frames)
+        if whole and self.format.startswith("mov") and self._stream.frames:
+            absent = self._stream.frames - self._packets_read
+            problems.missing_frames = max(problems.missing_frames, absent)
+            problems.truncated |= absent > 0
+        if self._announced is not None and self._clock.last is not None:
+            end = float((self._clock.last + self._clock.duration) * self.time_base)
+            # the length of the whole file may be that of the sound
+            slack = 1.0 if self._stream.duration or not self._container.streams.audio else 5.0
+            problems.truncated |= end < self._announced - max(slack, 0.02 * self._announced)
+
+    def close(self) -> None:
+        """Free decoder and file. Frames that were handed out stay good."""
+        self._frames.close()
+        self._container.close()
+        self._file.close()
+
+    def __enter__(self) -> "VideoSource":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AudioSource:
+    """The packets of a recording's sound, as they are, for copying.
+
+    Opens the file on its own, so that the sound of a long recording is read when it is wanted and
+    never waits in memory for the video.
+
+    Args:
+        path: a regular file, as for `VideoSource`.
+        start_s, end_s: only packets that are heard after `start_s` and begin before `end_s`.
+
+    Attributes:
+        stream: None where there is no sound, or none that this build of FFmpeg can decode.
+
+    Raises:
+        VideoOpenError: no readable recording.
+    """
+
+    def __init__(
+        self, path: Path, *, start_s: float | None = None, end_s: float | None = None
+    ) -> None:
+        self._span = (start_s, end_s)
+        self._container, self._file = _open(path)
+        best = self._container.streams.best("audio")
+        self.stream: AudioStream | None = (
+            best if isinstance(best, AudioStream) and best.codec_context is not None else None
+        )
+
+    def __iter__(self) -> "Iterator[Packet[AudioStream]]":
+        """The packets in the order of the file, up to the first spot that cannot be read."""
+        stream = self.stream
+        if stream is None:
+            return
+        time_base = _fraction(stream.time_base, Fraction(1, 90_000))
+        start_s, end_s = self._span
+        if start_s is not None:
+            with suppress(av.FFmpegError):  # cannot seek: read on from the beginning
+                self._container.seek(int(start_s / time_base), stream=stream)
+        try:
+            for packet in self._container.demux(stream):
+                if packet.size == 0 or packet.pts is None:
+                    continue
+                if start_s is not None:
+                    heard_until = (packet.pts + (packet.duration or 1)) * time_base
+                    if heard_until <= start_s:
+                        continue
+                if end_s is not None and packet.pts * time_base >= end_s:
+                    return
+                yield packet
+        except (av.FFmpegError, OSError, IndexError):  # IndexError: as in `VideoSource`
+            return  # what came is good; the video tells where the file is damaged
+
+    def close(self) -> None:
+        """Free decoder and file."""
+        self._container.close()
+        self._file.close()
+
+    def __enter__(self) -> "AudioSource":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,568 @@
+"""Frames -> container. The only writer of video files.
+
+In: frames, each with its time, and the packets of the recording's sound. Out: an MP4 that plays in
+a browser: H.264, 8-bit 4:2:0, index in front, the same times and as many frames as went in, the
+sound copied, chapters.
+
+The file grows under another name beside the final one (`<name>.part`), and gets its name when it is
+whole and on the disk. Nothing is left of it where something fails.
+"""
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, cast
+
+import av
+import av.error
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from ccdstream.errors import OutputError, show_path
+from ccdstream.frames import Colour, Frame, Matrix
+
+_COPIED = frozenset(("aac", "mp3", "mp2", "ac3", "eac3", "alac", "flac", "opus"))
+"""Sound that MP4 holds and players find there. FFmpeg also writes PCM and Vorbis into MP4, but
+browsers do not play that."""
+
+_AAC_RATES = (48_000, 44_100, 96_000, 88_200, 64_000, 32_000, 24_000, 22_050, 16_000, 12_000, 8_000)
+"""Sample rates of AAC, in Hz (ISO/IEC 14496-3, table 1.18)."""
+
+_AAC_BITS_PER_S = 128_000
+
+_FINEST_TICKS_PER_S = 10_000_000
+"""Finest time base kept. In a finer one MP4 cannot show a frame for minutes (2**31 ticks)."""
+
+_FRAME_DURATION = 1 << 8
+"""AV_CODEC_FLAG_FRAME_DURATION: the encoder passes on how long each frame is shown."""
+
+_MATRIX_CODE: dict[Matrix, int] = {"bt601": 6, "bt709": 1, "bt2020": 9}
+"""ISO/IEC 23091-2 MatrixCoefficients written where the source has no tag that means the same."""
+
+_SAME_MATRIX: dict[Matrix, tuple[int, ...]] = {"bt601": (5, 6), "bt709": (1,), "bt2020": (9, 10)}
+
+_CHAPTER_TICKS_PER_S = 1000
+
+_LONGEST_NAME_BYTES = 255
+"""Of nearly every file system."""
+
+
+class StreamLike(Protocol):
+    """What a sink must know of the video. A `VideoSource` is one."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of every frame."""
+
+    @property
+    def time_base(self) -> Fraction: ...
+    @property
+    def average_rate(self) -> Fraction:
+        """Frames a second, about."""
+
+    @property
+    def sample_aspect_ratio(self) -> Fraction: ...
+    @property
+    def colour(self) -> Colour: ...
+    @property
+    def colour_tags(self) -> tuple[int, int, int]:
+        """(primaries, transfer, matrix), code points of ISO/IEC 23091-2; 2: not specified."""
+
+    @property
+    def last_duration(self) -> int | None:
+        """How long the last frame is shown, asked for when it was written; None: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A `StreamLike` for video that comes from no file."""
+
+    size: tuple[int, int]
+    time_base: Fraction
+    average_rate: Fraction
+    colour: Colour
+    sample_aspect_ratio: Fraction = Fraction(1)
+    colour_tags: tuple[int, int, int] = (2, 2, 2)
+    last_duration: int | None = None
+
+
+class AudioLike(Protocol):
+    """Sound in packets. An `AudioSource` is one."""
+
+    @property
+    def stream(self) -> AudioStream | None: ...
+    def __iter__(self) -> "Iterator[Packet[AudioStream]]": ...
+
+
+@dataclass(frozen=True, slots=True)
+class PcmAudio:
+    """Sound that comes from no file: one channel, from time 0 on."""
+
+    sample_rate: int
+    """In Hz; one that AAC has."""
+    blocks: Iterable[np.ndarray]
+    """int16 [samples] each, of any lengths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A mark in the time line of the player, in seconds of the source's clock."""
+
+    start_s: float
+    end_s: float
+    title: str
+
+
+class VideoSink:
+    """Writes frames to an MP4 with the times they came with, so variable frame rate survives.
+
+        with VideoSink(path, source, audio=audio) as sink:
+            for frame in source:
+                sink.write(frame)
+            sink.chapters([Chapter(1.0, 2.5, "alert 1")])
+
+    The file is there, whole, when the block is left without an error; else there is no trace of it.
+    An odd size is made even by repeating the last row or column. Metadata is not copied: a
+    recording can carry the name of a patient.
+
+    Args:
+        path: the final name, whatever its suffix: what is written is MP4.
+        source: what the frames have in common. It is asked for `last_duration` at the end.
+        crf: x264's quality, 0 (lossless) to 51. 20 is hard to tell from the source.
+        preset: x264's trade of time for size.
+        audio: copied as it is, or made AAC where MP4 cannot hold it. None: no sound.
+        offset_pts: taken off every pts, and as much off the sound and the chapters: with the pts of
+            its first frame a stretch of a recording starts at 0.
+        overwrite: whether a file at `path` may be replaced.
+        threads: of the encoder; 0: as many as x264 likes.
+
+    Attributes:
+        frames: how many were written.
+        notes: what is not as in the source, one sentence each.
+
+    Raises:
+        ValueError: a frame of another size, or one that is not after the one before.
+        OutputError: `path` exists, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        source: StreamLike,
+        *,
+        crf: int = 20,
+        preset: str = "veryfast",
+        audio: AudioLike | PcmAudio | None = None,
+        offset_pts: int = 0,
+        overwrite: bool = False,
+        threads: int = 0,
+    ) -> None:
+        self.path = path
+        self.frames = 0
+        self.notes: list[str] = []
+        self._source = source
+        self._options = {"crf": str(crf), "preset": preset}
+        self._threads = threads
+        self._audio = audio
+        self._offset_pts = offset_pts
+        self._overwrite = overwrite
+        self._part = _part_of(path)
+        self._chapters: Sequence[Chapter] = ()
+        self._between = "-"
+        self._time_base = source.time_base
+        if self._time_base.denominator > _FINEST_TICKS_PER_S:
+            self._time_base = Fraction(1, _FINEST_TICKS_PER_S)
+            self.notes.append("times are rounded to 0.1 microseconds, the finest that is written")
+        self._held: VideoFrame | None = None  # shown until the next one, so not yet encoded
+        self._sound: Iterator[Packet[AudioStream]] = iter(())
+        self._heard: Packet[AudioStream] | None = None  # the next packet of the sound
+        self._damaged = 0  # packets of the sound that were left out
+
+    # --- opening and closing ---
+
+    def __enter__(self) -> "VideoSink":
+        try:
+            if os.path.lexists(self.path) and not self._overwrite:
+                raise OutputError(
+                    f"{show_path(self.path)} is there already. Choose another place, or overwrite."
+                )
+            if os.path.isdir(self.path):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            open(self._part, "wb").close()
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        try:
+            self._open()
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._discard()
+            return
+        try:
+            self._finish()
+        except BaseException:
+            self._discard()
+            raise
+
+    def _open(self) -> None:
+        """Write the header: with the sound as it is, else as AAC, else without."""
+        ways: tuple[Literal["copy", "aac", "none"], ...] = ("none",)
+        if isinstance(self._audio, PcmAudio):
+            ways = ("aac",)
+        elif self._audio is not None and self._audio.stream is not None:
+            codec = self._audio.stream.codec_context.codec.canonical_name
+            ways = ("copy", "aac", "none") if codec in _COPIED else ("aac", "none")
+        for way in ways:
+            self._container: OutputContainer = self._new_container()
+            try:
+                self._video = self._new_video()
+                self._audio_stream = self._new_audio(way)
+                self._container.start_encoding()
+            except (av.FFmpegError, OSError, ValueError) as error:
+                self._close_container()
+                if way == ways[-1]:
+                    raise self._cannot_write(error) from error
+                continue
+            if way != ways[0]:
+                self.notes.append(
+                    "the sound could not be copied: it is left out"
+                    if way == "none"
+                    else "the sound could not be copied: it was encoded anew, as AAC"
+                )
+            elif way == "aac" and not isinstance(self._audio, PcmAudio):
+                self.notes.append(f"the sound was {codec}, which MP4 players lack: now AAC")
+            self._way = way
+            return
+
+    def _new_container(self) -> OutputContainer:
+        ticks = self._time_base.denominator
+        while ticks < 10_000:  # as the muxer does for the track
+            ticks *= 2
+        return av.open(
+            f"file:{self._part}",  # so that no name is taken for a protocol
+            mode="w",
+            format="mp4",
+            container_options={
+                "movflags": "+faststart",
+                # the start of a track is kept in these units, and the default is 1/1000 s
+                "movie_timescale": str(ticks),
+            },
+        )
+
+    def _new_video(self) -> VideoStream:
+        source = self._source
+        height, width = source.size
+        rate = source.average_rate if 1 <= source.average_rate <= 1000 else Fraction(25)
+        video = self._container.add_stream("libx264", rate=rate, options=dict(self._options))
+        assert isinstance(video, VideoStream)
+        video.time_base = self._time_base
+        context = video.codec_context
+        context.time_base = self._time_base
+        context.height, context.width = height + height % 2, width + width % 2
+        context.pix_fmt = "yuv420p"
+        context.thread_count = self._threads
+        context.flags |= _FRAME_DURATION
+        context.sample_aspect_ratio = source.sample_aspect_ratio
+        primaries, transfer, matrix = source.colour_tags
+        context.color_primaries, context.color_trc = primaries, transfer
+        same = _SAME_MATRIX[source.colour.matrix]
+        context.colorspace = matrix if matrix in same else _MATRIX_CODE[source.colour.matrix]
+        context.color_range = 2 if source.colour.full_range else 1
+        return video
+
+    def _new_audio(self, way: Literal["copy", "aac", "none"]) -> AudioStream | None:
+        if way == "none" or self._audio is None:
+            return None
+        if isinstance(self._audio, PcmAudio):
+            sample_rate, layout = self._audio.sample_rate, "mono"
+        else:
+            template = self._audio.stream
+            assert template is not None
+            if way == "copy":
+                return self._container.add_stream_from_template(template, opaque=True)
+            sample_rate = template.sample_rate if template.sample_rate in _AAC_RATES else 48_000
+            layout = "mono" if template.layout.nb_channels == 1 else "stereo"
+        stream = self._container.add_stream("aac", rate=sample_rate)
+        assert isinstance(stream, AudioStream)
+        stream.codec_context.layout = layout
+        stream.codec_context.bit_rate = _AAC_BITS_PER_S
+        stream.codec_context.time_base = Fraction(1, sample_rate)
+        return stream
+
+    def _finish(self) -> None:
+        """Write what is still held, close the file, and give it its name."""
+        try:
+            if self._held is None:
+                raise OutputError(
+                    f"nothing to write to {show_path(self.path)}: not one frame was given."
+                )
+            last = self._source.last_duration
+            if last:
+                self._held.duration = round(last * self._source.time_base / self._time_base)
+            self._encode(self._held)
+            self._encode(None)
+            self._mux_sound(until=None)
+            if self._damaged:
+                self.notes.append(f"damaged packets of the sound were left out: {self._damaged}")
+            self._container.set_chapters(self._marks())
+            self._container.close()
+            with open(self._part, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(self._part, self.path)
+        except (av.FFmpegError, OSError) as error:
+            raise self._cannot_write(error) from error
+        with suppress(OSError):  # not every file system can; the file itself is safe
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _discard(self) -> None:
+        """Leave no trace."""
+        with suppress(OSError):  # already gone, or cannot be removed while it is open
+            os.unlink(self._part)
+        self._close_container()
+        with suppress(OSError):
+            os.unlink(self._part)
+
+    def _close_container(self) -> None:
+        """Close what was begun. It fails here for the reason that is being raised already."""
+        container = getattr(self, "_container", None)
+        if container is not None:
+            with suppress(av.FFmpegError, OSError, ValueError):
+                container.close()
+
+    def _cannot_write(self, error: Exception) -> OutputError:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        advice = "Check that the folder exists and may be written."
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            advice = "Free some space, or write to another disk."
+        return OutputError(f"cannot write {show_path(self.path)}: {reason}. {advice}")
+
+    # --- frames ---
+
+    def write(self, frame: Frame) -> None:
+        """Append `frame`. Its planes are copied, and may be changed afterwards."""
+        if frame.size != tuple(self._source.size):
+            raise ValueError(f"frames must be {self._source.size}, got {frame.size}")
+        picture = self._picture(frame)
+        assert picture.pts is not None
+        try:
+            if self._held is None:
+                self._start(picture)
+            else:
+                assert self._held.pts is not None
+                picture.pts -= self._shift
+                self._held.duration = picture.pts - self._held.pts
+                if self._held.duration <= 0:
+                    raise ValueError(f"pts {frame.pts} is not after that of the frame before")
+                self._encode(self._held)
+        except (av.FFmpegError, OSError) as error:
+            raise self._cannot_write(error) from error
+        self._held = picture
+        self.frames += 1
+
+    def _picture(self, frame: Frame) -> VideoFrame:
+        """`frame` as the encoder takes it: a copy, of even size, on the sink's clock."""
+        height, width = frame.size
+        picture = VideoFrame(width + width % 2, height + height % 2, "yuv420p")
+        for plane, source in zip(picture.planes, (frame.y, frame.u, frame.v), strict=True):
+            rows = np.frombuffer(cast(Any, plane), np.uint8).reshape(plane.height, plane.line_size)
+            h, w = source.shape
+            rows[:h, :w] = source
+            rows[:h, w : plane.width] = rows[:h, w - 1 : w]
+            rows[h:] = rows[h - 1]
+        time = (frame.pts - self._offset_pts) * frame.time_base
+        picture.pts = round(time / self._time_base)
+        picture.time_base = self._time_base
+        return picture
+
+    def _start(self, picture: VideoFrame) -> None:
+        """Fix the zero of the output, and begin with the sound."""
+        assert picture.pts is not None
+        self._shift = min(0, picture.pts)  # players skip what comes before 0
+        if self._shift:
+            late_s = float(-self._shift * self._time_base)
+            self.notes.append(f"the first frame came before time 0: all is {late_s:.6f} s later")
+            picture.pts -= self._shift
+        self._zero = self._offset_pts * self._source.time_base + self._shift * self._time_base
+        if self._audio_stream is not None:
+            self._sound = _in_order(
+                self._copied_sound() if self._way == "copy" else self._encoded_sound()
+            )
+
+    def _encode(self, picture: VideoFrame | None) -> None:
+        """Encode, and write what comes out, with the sound up to there."""
+        for packet in self._video.encode(picture):
+            assert packet.dts is not None
+            self._mux_sound(until=packet.dts * packet.time_base)
+            self._container.mux(packet)
+
+    # --- sound ---
+
+    def _mux_sound(self, until: Fraction | None) -> None:
+        """Write the sound up to `until` seconds of the output; None: to its end.
+
+        It is read only as far as the video has come, so it never piles up.
+        """
+        while True:
+            packet = self._heard or next(self._sound, None)
+            if packet is None:
+                return
+            assert packet.dts is not None
+            if until is not None and packet.dts * packet.time_base > until:
+                self._heard = packet
+                return
+            self._heard = None
+            try:
+                self._container.mux(packet)
+            except av.error.InvalidDataError:  # not a frame of its codec
+                self._damaged += 1
+
+    def _copied_sound(self) -> "Iterator[Packet[AudioStream]]":
+        assert self._audio is not None and not isinstance(self._audio, PcmAudio)
+        assert self._audio_stream is not None
+        for packet in self._audio:
+            assert packet.pts is not None
+            packet.pts -= round(self._zero / packet.time_base)
+            packet.dts = packet.pts
+            packet.stream = self._audio_stream
+            yield packet
+
+    def _encoded_sound(self) -> "Iterator[Packet[AudioStream]]":
+        stream = self._audio_stream
+        assert stream is not None
+        for frame in self._frames_of_sound():
+            yield from stream.encode(frame)
+        yield from stream.encode(None)
+
+    def _frames_of_sound(self) -> Iterator[AudioFrame]:
+        """On the clock of the output, at the rate and layout of the encoder, without gaps."""
+        assert self._audio_stream is not None and self._audio is not None
+        context = self._audio_stream.codec_context
+        resampler: AudioResampler | None = None
+        kind: tuple[object, ...] = ()
+        decoded = (
+            _frames_of_pcm(self._audio)
+            if isinstance(self._audio, PcmAudio)
+            else _decoded_sound(self._audio)
+        )
+        for frame in decoded:
+            if frame.pts is not None and frame.time_base:
+                frame.pts -= round(self._zero / frame.time_base)
+            if (frame.format.name, frame.layout.name, frame.sample_rate) != kind:
+                if resampler is not None:
+                    yield from resampler.resample(None)
+                kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+                resampler = AudioResampler(
+                    format=context.format,
+                    layout=context.layout,
+                    rate=context.sample_rate,
+                    options={"async": "1"},  # fills a gap with silence, so that sound stays in time
+                )
+            assert resampler is not None
+            yield from resampler.resample(frame)
+        if resampler is not None:
+            yield from resampler.resample(None)
+
+    # --- chapters ---
+
+    def chapters(self, chapters: Sequence[Chapter], *, between: str = "-") -> None:
+        """Mark `chapters` in the player's time line; may be called until the block is left.
+
+        A chapter lasts until the next one begins, in MP4 as in every player. So the time between
+        two gets a chapter too, called `between`. Of two that overlap the first ends early.
+        """
+        self._chapters = chapters
+        self._between = between
+
+    def _marks(self) -> list[Any]:
+        """The chapters as PyAV takes them, without gaps from 0 to the end of the video."""
+        assert self._held is not None and self._held.pts is not None
+        end = round((self._held.pts + self._held.duration) * self._time_base * _CHAPTER_TICKS_PER_S)
+        zero_s = float(self._zero)
+        marks: list[tuple[int, str]] = []  # (from here on, title)
+        reached = 0
+        for chapter in sorted(self._chapters, key=lambda c: (c.start_s, c.end_s)):
+            start = max(0, round((chapter.start_s - zero_s) * _CHAPTER_TICKS_PER_S))
+            if start > reached:
+                marks.append((reached, self._between))
+            marks.append((start, chapter.title))
+            reached = round((chapter.end_s - zero_s) * _CHAPTER_TICKS_PER_S)
+        if marks and reached < end:
+            marks.append((reached, self._between))
+        ends = [start for start, _ in marks[1:]] + [max(end, reached)]
+        return [
+            {
+                "id": k,
+                "start": start,
+                "end": stop,
+                "time_base": Fraction(1, _CHAPTER_TICKS_PER_S),
+                "metadata": {"title": title},
+            }
+            for k, ((start, title), stop) in enumerate(zip(marks, ends, strict=False))
+            if stop > start
+        ]
+
+
+def _part_of(path: Path) -> Path:
+    """Where the file grows: `<name>.part`, or a shorter name where that would be too long."""
+    name = path.name + ".part"
+    if len(os.fsencode(name)) > _LONGEST_NAME_BYTES:
+        name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16] + ".part"
+    return path.with_name(name)
+
+
+def _in_order(packets: "Iterable[Packet[AudioStream]]") -> "Iterator[Packet[AudioStream]]":
+    """Leave out packets that are not after the one before: MP4 refuses them."""
+    last: Fraction | None = None
+    for packet in packets:
+        if packet.dts is None:
+            continue
+        time = packet.dts * Fraction(packet.time_base)
+        if last is None or time > last:
+            last = time
+            yield packet
+
+
+def _decoded_sound(audio: AudioLike) -> Iterator[AudioFrame]:
+    """The sound of `audio`, without what is damaged."""
+    assert audio.stream is not None
+    for packet in audio:
+        with suppress(av.FFmpegError):  # silence takes its place
+            yield from packet.decode()
+    with suppress(av.FFmpegError):
+        yield from audio.stream.codec_context.decode(None)
+
+
+def _frames_of_pcm(audio: PcmAudio) -> Iterator[AudioFrame]:
+    samples = 0
+    for block in audio.blocks:
+        frame = AudioFrame.from_ndarray(block[np.newaxis, :], format="s16", layout="mono")
+        frame.sample_rate = audio.sample_rate
+        frame.time_base = Fraction(1, audio.sample_rate)
+        frame.pts = samples
+        samples += len(block)
+        yield frame

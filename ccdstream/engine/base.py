@@ -1,0 +1,146 @@
+"""What every engine is: a bundle's program made to run on one device of this machine.
+
+An engine is one module of this package. It imports its library inside functions, so that a missing
+or broken installation is a sentence and not a traceback, and it offers two functions:
+
+    probe() -> list[EngineInfo]         the devices it could run on here, and what is missing
+    open_engine(bundle, device, *, threads) -> Engine     raises EngineError where it cannot
+
+`select` lists the modules and chooses.
+"""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from ccdstream.bundle import Bundle
+from ccdstream.errors import EngineError
+from ccdstream.frames import VIEW_SIZE
+
+Device = Literal["cpu", "cuda"]
+
+INPUTS = ("frames", "valid")
+OUTPUTS = ("score", "map", "parts")
+"""Names of the program's inputs and outputs: engines bind by name, never by position."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EngineOutput:
+    """What a program says of a batch of views."""
+
+    score: np.ndarray
+    """float32 [N], raw; higher is more anomalous."""
+    anomaly_map: np.ndarray
+    """float32 [N, h, w], raw."""
+    parts: np.ndarray
+    """float32 [N, k], the terms of the score."""
+
+    def __post_init__(self) -> None:
+        rows = len(self.score)
+        for name, array, ndim in (
+            ("score", self.score, 1),
+            ("map", self.anomaly_map, 3),
+            ("parts", self.parts, 2),
+        ):
+            if array.dtype != np.float32 or array.ndim != ndim or len(array) != rows:
+                raise ValueError(
+                    f"{name} must be float32 with {ndim} dimensions and {rows} rows, "
+                    f"got {array.dtype} {list(array.shape)}"
+                )
+
+
+class Engine(Protocol):
+    """Runs a program. One thread at a time may call `run`."""
+
+    @property
+    def name(self) -> str:
+        """Which engine: "openvino", "onnxruntime" ..."""
+
+    @property
+    def device(self) -> Device:
+        """What it runs on."""
+
+    @property
+    def version(self) -> str:
+        """Version of the engine's library."""
+
+    def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
+        """Score a batch.
+
+        Args:
+            frames: uint8 [N, 3, 256, 256], RGB, N of 1 or more.
+            valid: bool [N, 256, 256].
+
+        Returns:
+            Arrays that belong to the caller: a later call does not change them.
+
+        Raises:
+            ValueError: an input has another type or shape.
+            EngineError: the device failed, for instance for want of memory.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """One way in which this machine could run a bundle, for people to read."""
+
+    name: str
+    device: Device
+    installed: bool
+    """Whether the engine can be opened for this device here."""
+    version: str | None
+    """Version of the library; None where it is not installed."""
+    note: str
+    """What is missing and what to do; empty where nothing is."""
+
+
+def check_inputs(frames: np.ndarray, valid: np.ndarray) -> None:
+    """Raise ValueError unless `frames` and `valid` are a batch that a program takes."""
+    rows = len(frames)
+    for name, array, dtype, shape in (
+        ("frames", frames, np.uint8, (rows, 3, *VIEW_SIZE)),
+        ("valid", valid, np.bool_, (rows, *VIEW_SIZE)),
+    ):
+        if array.dtype != dtype or array.shape != shape:
+            raise ValueError(
+                f"{name} must be {np.dtype(dtype)} {list(shape)}, "
+                f"got {array.dtype} {list(array.shape)}"
+            )
+    if rows == 0:
+        raise ValueError("a batch must hold at least one frame, got 0")
+
+
+def check_names(bundle: Bundle, inputs: set[str], outputs: set[str]) -> None:
+    """Raise EngineError unless a program has the inputs and outputs of the bundle format."""
+    if inputs != set(INPUTS) or outputs != set(OUTPUTS):
+        raise EngineError(
+            f"{bundle.program} takes {_listed(inputs)} and gives {_listed(outputs)}; expected "
+            f"{_listed(set(INPUTS))} and {_listed(set(OUTPUTS))}. Export the bundle again."
+        )
+
+
+def import_library(name: str) -> Any:
+    """The library of an engine, imported now.
+
+    Raises:
+        EngineError: it is not installed, or its installation is broken.
+    """
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a broken installation raises whatever it likes
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise EngineError(f"{name} is not installed; pip install {name}") from error
+        raise EngineError(f"{name} does not start: {one_line(error)}") from error
+
+
+def one_line(error: BaseException | str) -> str:
+    """A library's error on one line: the first one that says something, and not endless."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    text = text or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"

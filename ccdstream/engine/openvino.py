@@ -1,0 +1,106 @@
+"""OpenVINO on the CPU: the program as it is, in single precision."""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from ccdstream.bundle import Bundle
+from ccdstream.engine.base import (
+    Device,
+    EngineInfo,
+    EngineOutput,
+    check_inputs,
+    check_names,
+    import_library,
+    one_line,
+)
+from ccdstream.errors import EngineError
+
+NAME = "openvino"
+
+
+class OpenVinoEngine:
+    """A program compiled by OpenVINO for this CPU."""
+
+    name = NAME
+    device: Device = "cpu"
+
+    def __init__(self, compiled: Any, version: str) -> None:
+        self.version = version
+        self._request = compiled.create_infer_request()
+
+    def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
+        """Score a batch; see `Engine.run`."""
+        check_inputs(frames, valid)
+        try:
+            # the inputs are only read; the outputs are copied out of the request's own memory
+            results = self._request.infer(
+                {"frames": frames, "valid": valid}, share_inputs=True, share_outputs=False
+            )
+        except RuntimeError as error:
+            raise EngineError(
+                f"openvino could not score a batch of {len(frames)}: {_reason(error)}"
+            ) from error
+        return EngineOutput(results["score"], results["map"], results["parts"])
+
+
+def probe() -> list[EngineInfo]:
+    """Whether OpenVINO is here and starts."""
+    try:
+        version = _import().__version__.partition("-")[0]
+    except EngineError as error:
+        return [EngineInfo(NAME, "cpu", False, None, str(error))]
+    return [EngineInfo(NAME, "cpu", True, version, "")]
+
+
+def open_engine(bundle: Bundle, device: Device, *, threads: int | None = None) -> OpenVinoEngine:
+    """Compile a bundle's program for the CPU.
+
+    Args:
+        threads: most threads to compute with; None for one per core that OpenVINO may use.
+
+    Raises:
+        EngineError: OpenVINO is not here, or cannot read or compile the program, or `device` is
+            not the CPU.
+    """
+    if device != "cpu":
+        raise EngineError(f"openvino runs on the cpu only, not on {device}")
+    openvino = _import()
+    settings: dict[str, Any] = {
+        # On CPUs with native bfloat16 OpenVINO computes in it unless told otherwise: a score would
+        # then depend on the machine, and miss the golden ones in the third digit.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        # One batch at a time, every thread on it.
+        "PERFORMANCE_HINT": "LATENCY",
+        # Decoder and encoder run beside the engine: where to run is for the system to decide.
+        "ENABLE_CPU_PINNING": False,
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    try:
+        # Core.read_model would try the readers of other formats on what is not ONNX.
+        reader = openvino.frontend.FrontEndManager().load_by_framework("onnx")
+        program = reader.convert(reader.load(str(bundle.program)))
+        compiled = openvino.Core().compile_model(program, "CPU", settings)
+    except Exception as error:  # its reader has exception types of its own
+        raise EngineError(f"openvino cannot compile {bundle.program}: {_reason(error)}") from error
+    check_names(
+        bundle,
+        {port.get_any_name() for port in compiled.inputs},
+        {port.get_any_name() for port in compiled.outputs},
+    )
+    return OpenVinoEngine(compiled, openvino.__version__.partition("-")[0])
+
+
+def _import() -> Any:
+    # `import openvino` reports itself to Google Analytics by way of this package, and leaves an id
+    # in the home folder. It does without the package where it is not installed: so it is told.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return import_library(NAME)
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an OpenVINO error: those before it say where in its source."""
+    return one_line(str(error).strip().rpartition("\n")[2].strip(" -"))

@@ -1,0 +1,164 @@
+"""View in -> what it is worth out: measures of its picture, and why it may be uninformative.
+
+No lesion label goes in: the measures are plain image statistics over the valid pixels, and their
+limits are the extremes of normal frames, with a margin. A frame that is flagged is still scored and
+written, but it neither opens nor closes an alert.
+
+    blurred           motion, or the lens on the wall
+    washed_out        water or mist before the lens, or too much light
+    too_dark          even the bright parts are dark
+    out_of_body       not reddish
+    mostly_invalid    too little is left beside border, overlay and highlights
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+
+import cv2
+import numpy as np
+
+from ccdstream.frames import View
+
+_GLARE_LUMA = 215
+_FEWEST_PX = 1000
+"""Measures of fewer pixels say nothing."""
+
+MEASURES = ("sharpness", "brightness", "contrast", "haze", "glare", "redness")
+
+
+def measure(view: View) -> dict[str, float]:
+    """Statistics of the valid pixels of a view, by name.
+
+    Returns:
+        sharpness: root mean square of the luma's Laplacian, in luma per pixel squared.
+        brightness: 0.9 quantile of luma.
+        contrast: standard deviation of luma.
+        haze: 0.05 quantile of the darkest channel. Without a veil of water or light some pixel has
+            a dark channel nearly everywhere (the dark channel prior, He, Sun, Tang 2009).
+        glare: share of pixels brighter than `_GLARE_LUMA`, though not so bright as to be masked.
+        redness: red's share of the sum of the three channels; 1/3 for grey.
+
+        All are nan where too few pixels are valid.
+    """
+    valid = view.valid.astype(np.uint8)
+    # Two pixels away from what is masked: its grey fill is no edge of the picture.
+    inner = cv2.erode(valid, np.ones((5, 5), np.uint8))
+    if np.count_nonzero(inner) < _FEWEST_PX:
+        return dict.fromkeys(MEASURES, float("nan"))
+    luma = cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
+    detail, spread = cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_32F), mask=inner)
+    _, contrast = cv2.meanStdDev(luma, mask=valid)
+    darkest = cv2.min(cv2.min(view.image[..., 0], view.image[..., 1]), view.image[..., 2])
+    shares = np.cumsum(_histogram(luma, valid))
+    red, green, blue, _ = cv2.mean(view.image, mask=valid)
+    return {
+        "sharpness": float(np.hypot(detail, spread).item()),
+        "brightness": float(np.searchsorted(shares, 0.9)),
+        "contrast": float(contrast.item()),
+        "haze": float(np.searchsorted(np.cumsum(_histogram(darkest, valid)), 0.05)),
+        "glare": float(1 - shares[_GLARE_LUMA]),
+        "redness": red / max(red + green + blue, 1.0),
+    }
+
+
+def _histogram(plane: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """float64 [256]: share of the valid pixels of each level."""
+    counts = cv2.calcHist([plane], [0], valid, [256], [0, 256]).ravel().astype(np.float64)
+    shares: np.ndarray = counts / counts.sum()
+    return shares
+
+
+_TAIL = 0.005
+"""Share of normal frames beyond a limit before its margin: extreme, yet not the one worst frame."""
+_MARGIN = 1.15
+_GREY_REDNESS = 1 / 3
+
+
+@dataclass(frozen=True, slots=True)
+class QualityLimits:
+    """Beyond these a frame is uninformative. The defaults limit nothing."""
+
+    least_sharpness: float = 0.0
+    least_brightness: float = 0.0
+    least_contrast: float = 0.0
+    most_haze: float = 255.0
+    most_glare: float = 1.0
+    least_redness: float = 0.0
+    least_valid_fraction: float = 0.2
+    """Ours: with the widest profile a normal frame keeps half; below a fifth hardly a lesion
+    fits."""
+
+    @classmethod
+    def fit(cls, measures: Sequence[Mapping[str, float]]) -> "QualityLimits":
+        """Limits that normal frames keep: their extreme quantiles, and a margin.
+
+        A margin is a factor, but for redness: other scopes are balanced otherwise, so its limit
+        lies half way from the least red of the normal frames to grey.
+
+        Args:
+            measures: what `measure` said of normal frames, hundreds of them.
+
+        Raises:
+            ValueError: no frame could be measured.
+        """
+        known = [each for each in measures if not np.isnan(each["sharpness"])]
+        if not known:
+            raise ValueError(
+                f"no frame to fit quality limits on: none of {len(measures)} could be measured"
+            )
+
+        def quantile(name: str, at: float) -> float:
+            return float(np.quantile([each[name] for each in known], at))
+
+        return cls(
+            least_sharpness=quantile("sharpness", _TAIL) / _MARGIN,
+            least_brightness=quantile("brightness", _TAIL) / _MARGIN,
+            least_contrast=quantile("contrast", _TAIL) / _MARGIN,
+            most_haze=quantile("haze", 1 - _TAIL) * _MARGIN,
+            most_glare=quantile("glare", 1 - _TAIL) * _MARGIN,
+            least_redness=(quantile("redness", _TAIL) + _GREY_REDNESS) / 2,
+        )
+
+    def to_dict(self) -> dict[str, float]:
+        """The limits as plain JSON values, for a manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float]) -> "QualityLimits":
+        """The limits that `to_dict` wrote; one that is left out limits nothing.
+
+        Raises:
+            ValueError: a key is unknown.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(
+                f"quality limits have unknown keys: {', '.join(unknown)}. "
+                f"Known keys: {', '.join(sorted(known))}."
+            )
+        return cls(**{name: float(value) for name, value in values.items()})
+
+
+def flags(
+    measures: Mapping[str, float], limits: QualityLimits, valid_fraction: float
+) -> tuple[str, ...]:
+    """Why a frame is uninformative; empty for an informative one.
+
+    Args:
+        measures: what `measure` said of the frame's view.
+        limits: beyond which it is uninformative.
+        valid_fraction: share of the view that is valid.
+    """
+    washed_out = (
+        measures["haze"] > limits.most_haze
+        or measures["glare"] > limits.most_glare
+        or measures["contrast"] < limits.least_contrast
+    )
+    found = {
+        "blurred": measures["sharpness"] < limits.least_sharpness,
+        "washed_out": washed_out,
+        "too_dark": measures["brightness"] < limits.least_brightness,
+        "out_of_body": measures["redness"] < limits.least_redness,
+        "mostly_invalid": valid_fraction < limits.least_valid_fraction,
+    }
+    return tuple(name for name, is_so in found.items() if is_so)

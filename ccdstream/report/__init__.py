@@ -1,0 +1,1 @@
+"""What a run leaves beside the video: files that people and programs read."""

@@ -1,0 +1,202 @@
+"""Alerts -> alerts.jsonl, alerts.csv and alerts.vtt: for programs, spreadsheets and players.
+
+`case12.alerts.jsonl` holds one JSON object a line, of schema "ccdstream.alert/1":
+
+    schema              "ccdstream.alert/1"
+    alert               number of the alert, from 1, in order of time
+    finding             what an alert says, the same sentence always
+    start, end, peak    timecodes HH:MM:SS.mmm
+    start_s, end_s, peak_s, duration_s       seconds of stream time, to the microsecond
+    start_pts, end_pts, peak_pts             presentation timestamps of those frames, exact
+    time_base           seconds per unit of pts, as "numerator/denominator"
+    peak_score          smoothed score at the peak: fraction of normal frames that score lower
+    peak_raw            raw score of the peak frame, or null
+    box                 [x, y, width, height] of the hottest region at the peak, in pixels of the
+                        upright frame, or null where no region stands out
+    clock               direction of the box from the centre of the field of view: 1 to 12, with 12
+                        up, or "centre"; null where there is no box
+    frames, informative_frames               counted from start to end
+    model               id of the bundle
+
+alerts.csv has the same fields as columns, the box as x, y, width and height, empty cells for null,
+and no schema and finding. alerts.vtt has one WebVTT cue an alert.
+"""
+
+import csv
+import html
+import json
+import math
+from fractions import Fraction
+from io import StringIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from ccdstream.report.files import TextFile
+from ccdstream.timecode import timecode
+
+SCHEMA = "ccdstream.alert/1"
+FINDING = "unusual against normal training frames"
+
+CSV_COLUMNS = (
+    "alert", "start", "end", "peak", "start_s", "end_s", "peak_s", "duration_s",
+    "start_pts", "end_pts", "peak_pts", "time_base", "peak_score", "peak_raw",
+    "x", "y", "width", "height", "clock", "frames", "informative_frames", "model",
+)  # fmt: skip
+
+
+class AlertLike(Protocol):
+    """What the writers read of an alert; `ccdstream.alert.Alert` says what the fields mean."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def start_pts(self) -> int: ...
+    @property
+    def start_s(self) -> float: ...
+    @property
+    def end_pts(self) -> int: ...
+    @property
+    def end_s(self) -> float: ...
+    @property
+    def peak_pts(self) -> int: ...
+    @property
+    def peak_s(self) -> float: ...
+    @property
+    def peak_score(self) -> float: ...
+    @property
+    def peak_raw(self) -> float: ...
+    @property
+    def box(self) -> tuple[int, int, int, int] | None: ...
+    @property
+    def clock(self) -> int | str | None: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def informative_frames(self) -> int: ...
+    @property
+    def model(self) -> str: ...
+
+
+def alert_record(alert: AlertLike, time_base: Fraction) -> dict[str, Any]:
+    """The alert as the object of one line of alerts.jsonl."""
+    return {
+        "schema": SCHEMA,
+        "alert": alert.number,
+        "finding": FINDING,
+        "start": timecode(alert.start_s),
+        "end": timecode(alert.end_s),
+        "peak": timecode(alert.peak_s),
+        "start_s": round(alert.start_s, 6),
+        "end_s": round(alert.end_s, 6),
+        "peak_s": round(alert.peak_s, 6),
+        "duration_s": round(alert.end_s - alert.start_s, 6),
+        "start_pts": alert.start_pts,
+        "end_pts": alert.end_pts,
+        "peak_pts": alert.peak_pts,
+        "time_base": f"{time_base.numerator}/{time_base.denominator}",
+        "peak_score": round(alert.peak_score, 6),
+        # nine significant digits tell any two float32 apart
+        "peak_raw": float(f"{alert.peak_raw:.9g}") if math.isfinite(alert.peak_raw) else None,
+        "box": None if alert.box is None else list(alert.box),
+        "clock": alert.clock,
+        "frames": alert.frames,
+        "informative_frames": alert.informative_frames,
+        "model": alert.model,
+    }
+
+
+def alert_line(alert: AlertLike, time_base: Fraction) -> str:
+    """The alert as one line of alerts.jsonl, without the newline."""
+    return json.dumps(alert_record(alert, time_base), ensure_ascii=False, allow_nan=False)
+
+
+def alert_title(alert: AlertLike) -> str:
+    """The alert in one line for people: titles of chapters, cues, tables."""
+    match alert.clock:
+        case None:
+            where = ""
+        case "centre":
+            where = ", in the centre"
+        case hour:
+            where = f", at {hour} o'clock"
+    # cut, not rounded: a score is never shown as 1
+    score = math.floor(alert.peak_score * 1000) / 1000
+    return f"Alert {alert.number}: {FINDING}{where}, peak {score:.3f}"
+
+
+class AlertWriter:
+    """A file of alerts in the making; a context manager.
+
+    Raises:
+        OutputError: The file exists or cannot be written.
+    """
+
+    header = ""
+
+    def __init__(self, path: Path, *, time_base: Fraction, overwrite: bool = False) -> None:
+        self.path = path
+        self._file = TextFile(path, overwrite=overwrite)
+        self._time_base = time_base
+
+    def write(self, alert: AlertLike) -> None:
+        """Append an alert and let readers of the unfinished file see it."""
+        self._file.write(self.format(alert))
+        self._file.flush()
+
+    def format(self, alert: AlertLike) -> str:
+        """The alert as it stands in the file."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._file.__enter__()
+        if self.header:
+            self._file.write(self.header)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.__exit__(kind, error, trace)
+
+
+class AlertsJsonl(AlertWriter):
+    """One JSON object a line; no alerts, no lines."""
+
+    def format(self, alert: AlertLike) -> str:
+        return alert_line(alert, self._time_base) + "\n"
+
+
+class AlertsCsv(AlertWriter):
+    """A header row, then one row an alert."""
+
+    header = ",".join(CSV_COLUMNS) + "\n"
+
+    def format(self, alert: AlertLike) -> str:
+        record = alert_record(alert, self._time_base)
+        box = record["box"] or [None] * 4
+        record |= dict(zip(("x", "y", "width", "height"), box, strict=True))
+        for name in ("start_s", "end_s", "peak_s", "duration_s", "peak_score"):
+            record[name] = f"{record[name]:.6f}"
+        line = StringIO()
+        csv.writer(line, lineterminator="\n").writerow(record[name] for name in CSV_COLUMNS)
+        return line.getvalue()
+
+
+class AlertsVtt(AlertWriter):
+    """WebVTT, to load beside the video; https://www.w3.org/TR/webvtt1/.
+
+    A cue must end after it starts and cannot start before zero: an alert of one frame lasts a
+    millisecond here, and one that starts before zero starts at zero.
+    """
+
+    header = f"WEBVTT\n\nNOTE\nccdstream alerts: {FINDING}. Research use only.\n"
+
+    def format(self, alert: AlertLike) -> str:
+        start_s = round(max(alert.start_s, 0.0), 3)
+        end_s = max(round(alert.end_s, 3), start_s + 0.001)
+        text = html.escape(" ".join(alert_title(alert).split()), quote=False)
+        return f"\nalert-{alert.number}\n{timecode(start_s)} --> {timecode(end_s)}\n{text}\n"

@@ -1,0 +1,25 @@
+"""Seconds of stream time as text, the one way everywhere: overlay, sidecars, chapters, messages."""
+
+import re
+
+
+def timecode(seconds: float) -> str:
+    """`seconds` as HH:MM:SS.mmm, rounded to the millisecond; a minus sign in front before zero."""
+    milliseconds = round(abs(seconds) * 1000)
+    sign = "-" if seconds < 0 and milliseconds else ""
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{sign}{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}.{milliseconds % 1000:03d}"
+
+
+def parse_timecode(text: str) -> float:
+    """Seconds from what a person types: "90", "90.5", "90s", "1:30" or "00:01:30.250".
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    match = re.fullmatch(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d+)?)s?", text.strip())
+    if match is None or (match[2] is not None and float(match[3]) >= 60):
+        raise ValueError(f"{text!r} is not a time. Write 90, 90s, 1:30 or 00:01:30.250.")
+    hours, minutes, seconds = (float(group or 0) for group in match.groups())
+    return hours * 3600 + minutes * 60 + seconds

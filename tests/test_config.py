@@ -1,0 +1,73 @@
+"""Configurations: presets, files and settings, each on top of the one before; nothing unknown."""
+
+from pathlib import Path
+
+import pytest
+
+from ccdstream.errors import ConfigError
+from trainer.config import PRESETS, load_config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_loads(preset: str) -> None:
+    assert load_config(preset).preset == preset
+
+
+def test_the_paper_preset_is_the_papers() -> None:
+    config = load_config("paper")
+    stage = config.global_pretrain
+    assert (config.global_backbone.name, stage.projection_dim) == ("resnet18", 128)
+    assert (stage.learning_rate, stage.batch_size, stage.temperature) == (0.01, 32, 0.2)
+    assert (stage.epochs, stage.steps, stage.strong) == (2000, 0, "permutation")
+    assert (config.global_size_px, config.program.patch_stride_px) == (256, 16)
+
+
+def test_a_setting_wins_over_a_file_and_a_file_over_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("seed = 3\n[local_igd]\nsteps = 5\nrho = 0.5\n")
+    config = load_config("smoke", file, ["local_igd.steps=7", "local_backbone.weights=none"])
+    assert (config.seed, config.local_igd.steps, config.local_igd.rho) == (3, 7, 0.5)
+    assert config.local_backbone.weights == "none"
+    assert config.local_igd.batch_size == load_config("smoke").local_igd.batch_size
+
+
+def test_one_weight_of_a_table_can_be_set_and_the_others_stay() -> None:
+    weights = load_config("smoke", None, ["program.map_weights.local_gaussian=1"]).program
+    assert weights.map_weights["local_gaussian"] == 1.0
+    assert weights.map_weights["local_reconstruction"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("local_igd.stpes=5", "unknown key local_igd.stpes. Known keys of local_igd: batch_size"),
+        ("sead=5", "unknown key sead. Known keys: alert, checkpoint_every_s"),
+        ("seed", "has no '='. Write --set KEY=VALUE"),
+        ("seed=x", "seed must be int, got 'x'"),
+        ("seed=true", "seed must be int, got True"),
+        ("local_igd.steps=-1", "local_igd.steps must not be negative"),
+        ("local_igd=4", "local_igd is a table, got 4"),
+        ("local_pretrain.strong=blur", "must be one of permutation, rotation"),
+        ("program.score_weights.colour=1", "program.score_weights takes the keys"),
+    ],
+)
+def test_a_wrong_setting_says_what_is_known(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set") as error:
+        load_config("smoke", None, [setting])
+    assert message in str(error.value)
+
+
+def test_an_unknown_preset_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"Known presets: smoke, quick, paper\."):
+        load_config("huge")
+
+
+@pytest.mark.parametrize("content", [None, b"= 3", b"\xff\xfe"], ids=["missing", "no", "bytes"])
+def test_a_file_that_is_not_toml_is_one_line(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "mine.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        load_config("smoke", file)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,463 @@
+"""Every engine gives what the program means, and the choice among them is never silent."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from ccdstream.bundle import Bundle
+from ccdstream.engine.base import Device, Engine, EngineInfo, EngineOutput
+from ccdstream.engine.gpu import find_gpus
+from ccdstream.engine.select import (
+    BACKENDS,
+    Backend,
+    PassedOver,
+    available,
+    check_parity,
+    open_engine,
+)
+from ccdstream.errors import EngineError
+from tests.bundles import toy_golden, toy_inputs, toy_output, toy_program, write_toy_bundle
+
+ENGINES = [
+    pytest.param("openvino", "cpu", id="openvino-cpu"),
+    pytest.param("onnxruntime", "cpu", id="onnxruntime-cpu"),
+    pytest.param("onnxruntime", "cuda", id="onnxruntime-cuda", marks=pytest.mark.cuda),
+]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
+
+
+@pytest.fixture(scope="module")
+def engines(bundle: Bundle) -> Callable[[str, Device], Engine]:
+    """Opens each engine once for all tests of this file."""
+    opened: dict[tuple[str, Device], Engine] = {}
+
+    def engine(name: str, device: Device) -> Engine:
+        needs(name)
+        if (name, device) not in opened:
+            opened[name, device] = open_engine(bundle, engine=name, device=device)
+        return opened[name, device]
+
+    return engine
+
+
+def needs(library: str) -> None:
+    """Skip where a library is not installed. Not importorskip: only the engines know how to import
+    theirs without reporting it over the network."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+
+
+def assert_same(got: EngineOutput, expected: EngineOutput, *, atol: float = 1e-5) -> None:
+    np.testing.assert_allclose(got.score, expected.score, atol=atol, rtol=0)
+    np.testing.assert_allclose(got.anomaly_map, expected.anomaly_map, atol=atol, rtol=0)
+    np.testing.assert_allclose(got.parts, expected.parts, atol=atol, rtol=0)
+
+
+# What an engine gives
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize(("name", "device"), ENGINES)
+def test_outputs_are_those_of_the_closed_form(engines, name, device, rows) -> None:
+    """In single precision: bfloat16 or TF32 would be off by a hundred times the tolerance."""
+    frames, valid = toy_inputs(rows, seed=rows)
+    assert_same(engines(name, device).run(frames, valid), toy_output(frames, valid))
+
+
+@pytest.mark.parametrize(("name", "device"), ENGINES)
+def test_outputs_do_not_depend_on_the_batch(engines, name, device) -> None:
+    engine = engines(name, device)
+    frames, valid = toy_inputs(5)
+    together = engine.run(frames, valid)
+    for row in range(5):
+        alone = engine.run(frames[row : row + 1], valid[row : row + 1])
+        np.testing.assert_allclose(alone.score[0], together.score[row], atol=1e-6)
+        np.testing.assert_allclose(alone.anomaly_map[0], together.anomaly_map[row], atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "device"), ENGINES)
+def test_a_later_call_does_not_change_what_an_earlier_one_gave(engines, name, device) -> None:
+    engine = engines(name, device)
+    frames, valid = toy_inputs(2, seed=1)
+    earlier = engine.run(frames, valid)
+    copy = EngineOutput(earlier.score.copy(), earlier.anomaly_map.copy(), earlier.parts.copy())
+    engine.run(255 - frames, valid)
+    assert_same(earlier, copy, atol=0)
+
+
+@pytest.mark.parametrize(("name", "device"), ENGINES)
+def test_inputs_may_lie_in_memory_in_any_order_and_are_not_changed(engines, name, device) -> None:
+    frames, valid = toy_inputs(3)
+    channels_last = np.ascontiguousarray(frames.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    read_only = valid[::-1].copy()[::-1]
+    channels_last.flags.writeable = read_only.flags.writeable = False
+    assert_same(engines(name, device).run(channels_last, read_only), toy_output(frames, valid))
+    np.testing.assert_array_equal(channels_last, frames)
+
+
+@pytest.mark.parametrize(("name", "device"), ENGINES)
+def test_inputs_of_another_form_are_the_callers_mistake(engines, name, device) -> None:
+    engine = engines(name, device)
+    frames, valid = toy_inputs(2)
+    for wrong_frames, wrong_valid, message in (
+        (frames.astype(np.float32), valid, "frames must be uint8"),
+        (frames.transpose(0, 2, 3, 1), valid, "frames must be uint8"),
+        (frames, valid.astype(np.uint8), "valid must be bool"),
+        (frames, valid[:1], "valid must be bool"),
+        (frames[:0], valid[:0], "at least one frame"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            engine.run(wrong_frames, wrong_valid)
+
+
+@pytest.mark.parametrize(("name", "device"), ENGINES)
+def test_an_engine_says_what_it_is(engines, name, device) -> None:
+    engine = engines(name, device)
+    assert (engine.name, engine.device) == (name, device)
+    assert engine.version[0].isdigit()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_the_number_of_threads_does_not_change_a_score(bundle, name, threads) -> None:
+    needs(name)
+    frames, valid = toy_inputs(2)
+    engine = open_engine(bundle, device="cpu", engine=name, threads=threads)
+    assert_same(engine.run(frames, valid), toy_output(frames, valid))
+
+
+def test_output_arrays_of_another_form_are_refused() -> None:
+    score, maps, parts = np.zeros(2, "f4"), np.zeros((2, 4, 4), "f4"), np.zeros((2, 1), "f4")
+    EngineOutput(score, maps, parts)
+    for wrong in (
+        (score.astype("f2"), maps, parts),
+        (score, maps[:1], parts),
+        (score, maps[:, None], parts),
+        (score, maps, parts[:, 0]),
+    ):
+        with pytest.raises(ValueError, match="must be float32"):
+            EngineOutput(*wrong)
+
+
+# Programs that are not one
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_program_that_is_not_onnx_is_told_on_one_line(tmp_path, name) -> None:
+    needs(name)
+    bundle = write_toy_bundle(tmp_path / "toy", program=b"no protobuf at all")
+    with pytest.raises(EngineError, match=rf"{name} cannot .*program\.onnx") as caught:
+        open_engine(bundle, engine=name, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_program_with_other_inputs_is_refused_by_name(tmp_path, name) -> None:
+    needs(name)
+    model = onnx.load_from_string(toy_program())
+    model.graph.input[0].name = model.graph.node[0].input[0] = "images"
+    bundle = write_toy_bundle(tmp_path / "toy", program=model.SerializeToString())
+    with pytest.raises(EngineError, match="takes images, valid and gives map, parts, score"):
+        open_engine(bundle, engine=name, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_program_whose_map_has_another_size_is_refused(tmp_path, name) -> None:
+    needs(name)
+    golden = toy_golden()
+    small = type(golden)(
+        golden.frames, golden.valid, golden.score, golden.anomaly_map[:, ::2, ::2], golden.parts
+    )
+    bundle = write_toy_bundle(tmp_path / "toy", golden=small, map_size=[32, 32])
+    with pytest.raises(EngineError, match=r"maps \[3, 64, 64\] for golden ones of \[3, 32, 32\]"):
+        open_engine(bundle, engine=name, device="cpu")
+
+
+# Libraries that are missing or broken
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_missing_library_is_a_sentence_that_says_what_to_install(
+    bundle, name, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(EngineError, match=f"{name} is not installed; pip install {name}"):
+        open_engine(bundle, engine=name, device="cpu")
+    info = {one.name: one for one in available() if one.device == "cpu"}[name]
+    assert info == EngineInfo(
+        name, "cpu", False, None, f"{name} is not installed; pip install {name}"
+    )
+
+
+@pytest.mark.parametrize(
+    "failure",
+    ["raise RuntimeError('bad driver\\nlong story')", "import no_such_dependency"],
+    ids=["error at import", "dependency missing"],
+)
+def test_a_broken_library_is_passed_over_and_named(bundle, tmp_path, monkeypatch, failure) -> None:
+    needs("onnxruntime")
+    (tmp_path / "openvino.py").write_text(failure)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    engine = open_engine(bundle, device="cpu")
+    assert engine.name == "onnxruntime"
+    assert "openvino does not start" in engine.reason
+    assert "\n" not in engine.reason
+
+
+def test_importing_the_engines_imports_none_of_their_libraries() -> None:
+    code = (
+        "import sys, ccdstream.engine.select; "
+        "print(sorted({'torch', 'onnxruntime', 'openvino', 'tensorrt'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_running_an_engine_reports_to_nobody(bundle, tmp_path, name) -> None:
+    """Both libraries report their use over the network unless told not to, and keep an id of the
+    machine in the home folder. (In CI they do not: hence the bare environment.)"""
+    code = f"""
+import sys
+from pathlib import Path
+
+def refuse_network(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "urllib.Request"):
+        print("network:", event, args)
+
+sys.addaudithook(refuse_network)
+from ccdstream.bundle import load_bundle
+from ccdstream.engine.select import available, check_parity, open_engine
+available()
+bundle = load_bundle(Path({str(bundle.path)!r}))
+check_parity(open_engine(bundle, engine={name!r}, device="cpu"), bundle)
+"""
+    needs(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    keep = {key: os.environ[key] for key in ("PATH", "SYSTEMROOT") if key in os.environ}
+    environment = {**keep, "HOME": str(home), "USERPROFILE": str(home), "LOCALAPPDATA": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout == ""
+    assert [path.relative_to(home) for path in home.rglob("*")] == []
+
+
+def test_opening_an_engine_writes_nothing_to_the_terminal(bundle) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ccdstream.bundle import load_bundle; "
+        "from ccdstream.engine.select import available, open_engine; "
+        f"available(); open_engine(load_bundle(Path({str(bundle.path)!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+# The parity gate
+
+
+class FakeEngine:
+    """Gives the closed form, changed by `distort`; remembers the sizes of its batches."""
+
+    version = "1.0"
+
+    def __init__(
+        self,
+        name: str = "fake",
+        device: Device = "cpu",
+        distort: Callable[[EngineOutput], EngineOutput] = lambda output: output,
+    ) -> None:
+        self.name = name
+        self.device: Device = device
+        self.distort = distort
+        self.batches: list[int] = []
+
+    def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
+        self.batches.append(len(frames))
+        return self.distort(toy_output(frames, valid))
+
+
+def plus(score: list[float], cell: float = 0.0) -> Callable[[EngineOutput], EngineOutput]:
+    """Adds to the scores, row by row, and to one cell of the last map."""
+
+    def distort(output: EngineOutput) -> EngineOutput:
+        anomaly_map = output.anomaly_map.copy()
+        anomaly_map[-1, 7, 9] += cell
+        return EngineOutput(output.score + np.array(score, "f4"), anomaly_map, output.parts)
+
+    return distort
+
+
+def test_parity_is_the_largest_and_the_mean_difference(bundle) -> None:
+    parity = check_parity(FakeEngine(distort=plus([0.5, -0.25, 0.0], cell=-0.125)), bundle)
+    assert parity.max_abs_score == pytest.approx(0.5)
+    assert parity.mean_abs_score == pytest.approx(0.25)
+    assert parity.max_abs_map == pytest.approx(0.125)
+    assert (parity.limit_score, parity.limit_map, parity.frames) == (1e-4, 1e-4, 3)
+
+
+@pytest.mark.parametrize(
+    ("score", "cell", "passed"),
+    [
+        ([0.0, 0.0, 0.0], 0.0, True),
+        ([0.0, 5e-5, 0.0], 5e-5, True),
+        ([0.0, 2e-4, 0.0], 0.0, False),
+        ([0.0, -2e-4, 0.0], 0.0, False),
+        ([0.0, 0.0, 0.0], 2e-4, False),
+        ([0.0, np.nan, 0.0], 0.0, False),
+        ([0.0, np.inf, 0.0], 0.0, False),
+        ([0.0, 0.0, 0.0], np.nan, False),
+    ],
+)
+def test_parity_holds_within_both_limits_only(bundle, score, cell, passed) -> None:
+    assert check_parity(FakeEngine(distort=plus(score, cell)), bundle).passed is passed
+
+
+def test_golden_frames_are_scored_in_batches_and_all_of_them(tmp_path) -> None:
+    bundle = write_toy_bundle(tmp_path / "toy", golden=toy_golden(rows=19))
+    engine = FakeEngine()
+    assert check_parity(engine, bundle).frames == 19
+    assert sum(engine.batches) == 19
+    assert max(engine.batches) <= 8
+
+
+def test_outputs_that_are_not_the_formats_fail_the_gate_with_a_sentence(bundle) -> None:
+    def halve(output: EngineOutput) -> EngineOutput:
+        return EngineOutput(output.score.astype("f2"), output.anomaly_map, output.parts)
+
+    with pytest.raises(EngineError, match="fake gives what is not an output"):
+        check_parity(FakeEngine(distort=halve), bundle)
+
+
+# The choice
+
+
+def backend(name: str, device: Device, outcome: str) -> Backend:
+    """An engine that works, is off, or cannot start for the reason given."""
+
+    def open_it(bundle: Bundle, device: Device, *, threads: int | None = None) -> Engine:
+        if outcome == "works":
+            return FakeEngine(name, device)
+        if outcome == "is off":
+            return FakeEngine(name, device, plus([1.0, 1.0, 1.0]))
+        raise EngineError(outcome)
+
+    return Backend(name, device, open_it, list)
+
+
+def test_the_first_that_works_is_taken(bundle) -> None:
+    fast, slow = backend("fast", "cuda", "works"), backend("slow", "cpu", "works")
+    engine = open_engine(bundle, backends=[fast, slow])
+    assert (engine.name, engine.device, engine.passed_over) == ("fast", "cuda", ())
+    assert engine.reason.startswith("fast 1.0 on cuda: largest difference from 3 golden frames")
+
+
+def test_what_is_passed_over_is_told_with_its_reason(bundle) -> None:
+    engine = open_engine(
+        bundle,
+        backends=[
+            backend("a", "cuda", "no GPU"),
+            backend("b", "cuda", "no GPU"),
+            backend("c", "cpu", "is off"),
+            backend("d", "cpu", "works"),
+        ],
+    )
+    assert engine.name == "d"
+    assert engine.passed_over[:2] == (
+        PassedOver("a", "cuda", "no GPU"),
+        PassedOver("b", "cuda", "no GPU"),
+    )
+    assert ". Passed over a, b on cuda: no GPU; c on cpu: not in parity, " in engine.reason
+    assert "score 1 (limit 0.0001)" in engine.reason
+
+
+def test_a_device_that_is_asked_for_is_never_replaced(bundle) -> None:
+    backends = [
+        backend("a", "cuda", "a.so is missing; pip install a"),
+        backend("b", "cpu", "works"),
+    ]
+    with pytest.raises(EngineError) as caught:
+        open_engine(bundle, device="cuda", backends=backends)
+    assert str(caught.value) == (
+        f"no engine can run {bundle.model_id} on cuda: a on cuda: a.so is missing; pip install a. "
+        "Use --device cpu; ccdstream doctor shows what is here."
+    )
+    assert open_engine(bundle, device="cpu", backends=backends).name == "b"
+
+
+def test_an_engine_that_is_asked_for_is_never_replaced(bundle) -> None:
+    backends = [backend("a", "cpu", "is off"), backend("b", "cpu", "works")]
+    with pytest.raises(EngineError, match=r"^a cannot run toy-\w+: a on cpu: not in parity"):
+        open_engine(bundle, engine="a", backends=backends)
+    assert open_engine(bundle, engine="b", backends=backends).passed_over == ()
+
+
+def test_an_engine_without_the_device_that_is_asked_for_says_so(bundle) -> None:
+    with pytest.raises(EngineError, match=r"openvino cannot run .* on cuda: it does not run on"):
+        open_engine(bundle, engine="openvino", device="cuda")
+
+
+def test_names_that_are_not_known_are_the_callers_mistake(bundle) -> None:
+    with pytest.raises(ValueError, match="engine must be auto or one of onnxruntime, openvino"):
+        open_engine(bundle, engine="openvnio")
+    with pytest.raises(ValueError, match="device must be auto, cpu or cuda"):
+        open_engine(bundle, device="gpu")
+
+
+def test_an_error_that_is_a_bug_is_not_taken_for_a_missing_engine(bundle) -> None:
+    def broken(bundle: Bundle, device: Device, *, threads: int | None = None) -> Engine:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        open_engine(bundle, backends=[Backend("a", "cpu", broken, list)])
+
+
+def test_this_machine_runs_the_toy_bundle(bundle) -> None:
+    assert open_engine(bundle).parity.passed
+
+
+def test_every_engine_is_listed_in_order_with_what_it_lacks() -> None:
+    listed = available()
+    assert [(one.name, one.device) for one in listed] == [(b.name, b.device) for b in BACKENDS]
+    for one in listed:
+        assert (one.version is not None) == one.installed
+        assert bool(one.note) != one.installed
+
+
+@pytest.mark.skipif(bool(find_gpus().found), reason="there is a GPU here")
+def test_cuda_without_a_gpu_is_an_error_that_names_the_driver(bundle) -> None:
+    with pytest.raises(EngineError, match=r"on cuda: .*NVIDIA driver.* Use --device cpu"):
+        open_engine(bundle, device="cuda")
+
+
+@pytest.mark.cuda
+def test_a_gpu_is_described_by_its_driver() -> None:
+    gpus = find_gpus()
+    assert gpus.problem == "" and gpus.cuda_version
+    for gpu in gpus.found:
+        assert gpu.name and gpu.compute_capability >= (5, 0) and gpu.memory_bytes > 2**30
+
+
+def test_a_machine_without_a_gpu_says_why() -> None:
+    gpus = find_gpus()
+    assert bool(gpus.found) != bool(gpus.problem)
+
+
+def test_a_bundle_is_only_read(bundle, engines) -> None:
+    """No compiled file, cache or lock is left in what may be a read-only installation."""
+    before = {path.name: path.stat().st_mtime_ns for path in Path(bundle.path).iterdir()}
+    engines("openvino", "cpu")
+    assert {path.name: path.stat().st_mtime_ns for path in bundle.path.iterdir()} == before

@@ -1,0 +1,108 @@
+"""IGD: network shapes as published, and one true run of its loop."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import losses
+from trainer.backbone import ResNet18, TinyNet
+from trainer.config import IgdConfig
+from trainer.detectors.igd import Critic, Decoder, Igd, UpBlock, estimate_gaussian, train_igd
+from trainer.runs import Run
+from trainer.sampling import Pool
+
+SMALL = IgdConfig(
+    steps=20,
+    epochs=0,
+    batch_size=16,
+    learning_rate=2e-3,
+    latent_dim=8,
+    width=0.125,
+    estimate_every=10,
+    estimate_samples=32,
+)
+
+
+def pool() -> Pool:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(90, 110, (8, 3, 64, 64), generator=generator).to(torch.uint8)
+    return Pool(images, torch.ones(8, 64, 64, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("size", "millions"), [(256, 10.90), (32, 3.56)])
+def test_the_full_size_decoder_has_the_published_parameter_count(
+    size: int, millions: float
+) -> None:
+    decoder = Decoder(IgdConfig(), size)
+    count = sum(parameter.numel() for parameter in decoder.parameters()) / 1e6
+    assert count == pytest.approx(millions, abs=0.02)
+
+
+@pytest.mark.parametrize(("size", "millions"), [(256, 17.7), (32, 2.96)])
+def test_the_full_size_critic_is_of_the_published_order(size: int, millions: float) -> None:
+    critic = Critic(IgdConfig(), size)
+    count = sum(parameter.numel() for parameter in critic.parameters()) / 1e6
+    assert count == pytest.approx(millions, rel=0.25)
+
+
+@pytest.mark.parametrize("size", [256, 128, 32])
+@pytest.mark.parametrize("norm", ["affine", "batch"])
+def test_pictures_come_back_in_their_size_and_the_critic_gives_one_number_each(
+    size: int, norm: str
+) -> None:
+    config = IgdConfig(latent_dim=8, width=0.0625, decoder_norm=norm)  # type: ignore[arg-type]
+    igd = Igd(TinyNet(), config, size).eval()
+    x = torch.randn(2, 3, size, size)
+    z = igd.embed(x)
+    assert z.shape == (2, 8)
+    assert igd.decoder(z).shape == x.shape
+    assert Critic(config, size)(x).shape == (2,)
+
+
+def test_the_shortcut_before_upsampling_equals_the_one_after_it() -> None:
+    block = UpBlock(4, 6, torch.nn.BatchNorm2d)
+    x = torch.randn(1, 4, 5, 5)
+    conv, up = block.shortcut
+    torch.testing.assert_close(block.shortcut(x), conv(up(x)))
+
+
+def test_training_lowers_the_reconstruction_error_and_leaves_the_backbone_alone(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    igd = Igd(TinyNet(), SMALL, 32)
+    frozen = {key: value.clone() for key, value in igd.backbone.state_dict().items()}
+    run = Run(tmp_path, {}, resume=False, say=lambda _: None, checkpoint_every_s=60)
+    draw = partial(pool().patches, 16, patch_px=32)
+    x = igd.normalise(draw(torch.Generator().manual_seed(9))[0])
+
+    @torch.no_grad()
+    def error() -> float:
+        return float((igd.eval().decoder(igd.embed(x)) - x).abs().mean())
+
+    before = error()
+    train_igd("igd", igd, draw, SMALL, SMALL.steps, run, seed=0)
+    assert error() < 0.8 * before
+    for key, value in igd.backbone.state_dict().items():
+        assert torch.equal(value, frozen[key]), key
+    assert {"reconstruction", "gaussian", "interpolation", "critic"} <= set(run.metrics()[-1])
+    assert not igd.training
+
+
+def test_centre_and_spread_are_those_of_the_latents() -> None:
+    torch.manual_seed(0)
+    igd = Igd(TinyNet(), SMALL, 32).eval()
+    draw = partial(pool().patches, 16, patch_px=32)
+    estimate_gaussian(igd, draw, torch.Generator().manual_seed(3), samples=32)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        z = torch.cat([igd.embed(igd.normalise(draw(generator)[0])) for _ in range(2)])
+    torch.testing.assert_close(igd.centre, losses.estimate_centre(z))
+    torch.testing.assert_close(igd.spread, losses.estimate_spread(z, igd.centre))
+
+
+def test_a_frozen_resnet_is_the_papers_encoder() -> None:
+    igd = Igd(ResNet18(), IgdConfig(width=0.0625), 32)
+    assert igd.bottleneck.weight.shape == (128, 512)

@@ -1,0 +1,103 @@
+"""Who may import whom. The architecture, as a test."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STAGES = ["decode", "view", "score", "fuse", "alert", "render", "encode", "report"]
+SHARED = {"bundle", "engine", "errors", "frames", "quality", "sample", "view"}
+
+# (modules, may not import, why)
+RULES = [
+    *[
+        ("ccdstream." + a, "ccdstream." + b, "only pipeline knows the order of the stages")
+        for a in STAGES
+        for b in [*STAGES, "pipeline", "cli"]
+        if a != b
+    ],
+    ("ccdstream.engine", "ccdstream.pipeline", "an engine runs batches and knows no video"),
+    ("ccdstream.bundle", "ccdstream.engine", "reading a bundle runs nothing"),
+]
+# library -> the only modules that may import it
+ONLY = {
+    "typer": {"ccdstream.cli"},
+    "av": {"ccdstream.decode", "ccdstream.encode"},
+    "threading": {"ccdstream.prefetch"},
+    "openvino": {"ccdstream.engine.openvino"},
+    "onnxruntime": {"ccdstream.engine.onnxruntime"},
+}
+
+
+@cache
+def imports() -> list[tuple[str, str]]:
+    """(module, what it imports) over both packages."""
+    found: list[tuple[str, str]] = []
+    for path in [*ROOT.glob("ccdstream/**/*.py"), *ROOT.glob("trainer/**/*.py")]:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found += [(module, alias.name) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{module}: relative import"
+                found.append((module, node.module or ""))
+                found += [(module, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize(("who", "what", "why"), RULES)
+def test_boundary(who: str, what: str, why: str) -> None:
+    broken = sorted({m for m, i in imports() if within(m, who) and within(i, what)})
+    assert not broken, f"{broken} import {what}: {why}"
+
+
+def test_only_the_command_line_knows_the_trainer() -> None:
+    users = {m for m, i in imports() if within(m, "ccdstream") and within(i, "trainer")}
+    assert users == {"ccdstream.cli"}, "the runtime runs exported programs, not training code"
+
+
+def test_the_trainer_shares_only_what_must_be_the_same_on_both_sides() -> None:
+    shared = {f"ccdstream.{name}" for name in SHARED}
+    broken = {
+        (m, i)
+        for m, i in imports()
+        if within(m, "trainer")
+        and i.startswith("ccdstream.")
+        and not any(within(i, module) for module in shared)
+        and i not in ("ccdstream.NOTICE", "ccdstream.__version__")
+    } - {(m, f"ccdstream.{n}") for m, _ in imports() for n in SHARED}
+    assert not broken
+
+
+@pytest.mark.parametrize("library", ONLY)
+def test_library_stays_in_its_module(library: str) -> None:
+    users = {m for m, i in imports() if within(i, library)}
+    assert users <= ONLY[library]
+
+
+def test_the_runtime_and_its_help_never_load_a_training_library() -> None:
+    code = (
+        "import sys, ccdstream.cli, ccdstream.pipeline, ccdstream.stills;"
+        "print([m for m in ('torch', 'torchvision', 'onnx', 'matplotlib', 'trainer')"
+        " if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, ccdstream.cli;"
+        "print([m for m in ('numpy', 'cv2', 'av', 'openvino', 'torch', 'rich')"
+        " if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,319 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import ccdstream.render
+from ccdstream.frames import Colour, FieldOfView, Frame, Fused
+from ccdstream.render import HISTORY_GAP_S, STATES, UNKNOWN_SPAN_S, History, Overlay
+
+COLOUR = Colour("bt601", full_range=False)
+SIZES = [(576, 720), (1080, 1920), (288, 384), (240, 320), (48, 64), (35, 33), (33, 35), (3, 5)]
+
+
+def frame_of(size: tuple[int, int], pts: int = 7, seed: int = 0) -> Frame:
+    """Noise, so that any pixel that changes is seen."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    half = ((height + 1) // 2, (width + 1) // 2)
+    return Frame(
+        y=rng.integers(0, 256, (height, width), dtype=np.uint8),
+        u=rng.integers(0, 256, half, dtype=np.uint8),
+        v=rng.integers(0, 256, half, dtype=np.uint8),
+        pts=pts,
+        time_base=Fraction(1, 25),
+        colour=COLOUR,
+    )
+
+
+def octagon(size: tuple[int, int]) -> FieldOfView:
+    """A field of view with odd edges, cut at the corners, a little inside the frame."""
+    height, width = size
+    x, y = min(1, width // 4), min(1, height // 4)
+    w, h = width - 2 * x, height - 2 * y
+    cut = min(w, h) // 4
+    right, foot = x + w - 1, y + h - 1
+    corners = [
+        (x + cut, y), (right - cut, y), (right, y + cut), (right, foot - cut),
+        (right - cut, foot), (x + cut, foot), (x, foot - cut), (x, y + cut),
+    ]  # fmt: skip
+    return FieldOfView(x, y, w, h, np.array(corners, np.int32))
+
+
+def fused(
+    heat: np.ndarray | float = 0.5, smoothed: float = 0.5, quality: tuple[str, ...] = ()
+) -> Fused:
+    cells = np.full((64, 64), heat, np.float32) if isinstance(heat, float) else heat
+    return Fused(1.0, smoothed, smoothed, cells, quality, 0.9)
+
+
+def patchy_heat(seed: int = 0) -> np.ndarray:
+    """A hot patch, stray hot cells and invalid ones."""
+    rng = np.random.default_rng(seed)
+    heat = np.where(rng.random((64, 64)) < 0.03, 0.995, 0.4).astype(np.float32)
+    heat[20:40, 10:34] = rng.uniform(0.97, 1.0, (20, 24))
+    heat[rng.random((64, 64)) < 0.05] = np.nan
+    return heat
+
+
+def overlay(size: tuple[int, int], duration_s: float | None = 10.0) -> Overlay:
+    return Overlay(size, COLOUR, enter=0.97, duration_s=duration_s)
+
+
+def changed(one: Frame, other: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """(bool [H, W], bool [h, w]): where luma, and where either chroma plane, differs."""
+    return one.y != other.y, (one.u != other.u) | (one.v != other.v)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_pixels_outside_the_marks_are_bit_for_bit_those_of_the_input(
+    size: tuple[int, int], state: str
+) -> None:
+    marker = overlay(size)
+    frame = frame_of(size)
+    quality = ("blurred",) if state == "UNCLEAR" else ()
+    for step in range(5):
+        given = fused(patchy_heat(step), 0.2 * step, quality)
+        drawn = marker.draw(frame, octagon(size), given, state, 2.0 * step)
+        luma, chroma = changed(frame, drawn)
+        marks = marker.marks()
+        assert not (luma & ~marks.luma).any()
+        assert not (chroma & ~marks.chroma).any()
+        assert luma.any()
+
+
+def test_marks_cover_little_of_a_normal_frame() -> None:
+    marker = overlay((576, 720))
+    marker.draw(frame_of((576, 720)), octagon((576, 720)), fused(), "NORMAL", 1.0)
+    assert marker.marks().luma.mean() < 0.15
+
+
+def test_input_frame_is_left_as_it_is_and_its_time_is_kept() -> None:
+    frame = frame_of((48, 64), pts=2**53 + 1)
+    y, u, v = frame.y.copy(), frame.u.copy(), frame.v.copy()
+    drawn = overlay((48, 64)).draw(frame, octagon((48, 64)), fused(1.0, 1.0), "ALERT", 1.0)
+    assert (drawn.pts, drawn.time_base, drawn.colour) == (2**53 + 1, Fraction(1, 25), COLOUR)
+    for before, now in ((y, frame.y), (u, frame.u), (v, frame.v)):
+        np.testing.assert_array_equal(before, now)
+
+
+def test_same_stream_gives_the_same_pixels() -> None:
+    drawn = []
+    for _ in range(2):
+        marker = overlay((240, 320))
+        for step in range(3):
+            out = marker.draw(
+                frame_of((240, 320)), octagon((240, 320)), fused(patchy_heat()), "WATCH", step
+            )
+        drawn.append(out)
+    assert not any(mask.any() for mask in changed(*drawn))
+
+
+def drawn_with(heat: np.ndarray | float, size: tuple[int, int] = (576, 720)) -> Frame:
+    """One frame of a fresh stream, all but the heat the same."""
+    return overlay(size).draw(frame_of(size), octagon(size), fused(heat), "NORMAL", 1.0)
+
+
+@pytest.mark.parametrize("heat", [0.0, 0.9, 0.979])
+def test_heatmap_is_clear_where_nothing_is_unusual(heat: float) -> None:
+    assert not any(mask.any() for mask in changed(drawn_with(heat), drawn_with(np.nan)))
+
+
+def test_heatmap_marks_what_is_unusual_and_its_surroundings_only() -> None:
+    heat = np.full((64, 64), 0.5, np.float32)
+    heat[30:34, 10:14] = 0.9999
+    luma, chroma = changed(drawn_with(heat), drawn_with(0.5))
+    field = octagon((576, 720))
+    rows, columns = np.nonzero(luma)
+    cell_y, cell_x = field.height / 64, field.width / 64
+    # a cell more on every side for the smooth edge, and the line around it
+    assert field.y + 29 * cell_y - 2 <= rows.min() and rows.max() <= field.y + 35 * cell_y + 2
+    assert field.x + 9 * cell_x - 2 <= columns.min() and columns.max() <= field.x + 15 * cell_x + 2
+    middle = (int(field.y + 32 * cell_y), int(field.x + 12 * cell_x))
+    assert luma[middle] and chroma[middle[0] // 2, middle[1] // 2]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_heat_stays_inside_the_outline(size: tuple[int, int]) -> None:
+    luma, chroma = changed(drawn_with(1.0, size), drawn_with(0.5, size))
+    field = octagon(size)
+    # oracle: a pixel is inside if it is on the inner side of each edge of the convex outline
+    y, x = np.mgrid[: size[0], : size[1]]
+    inside = np.ones(size, bool)
+    for (x0, y0), (x1, y1) in zip(field.outline, np.roll(field.outline, -1, axis=0), strict=True):
+        dx, dy = int(x1 - x0), int(y1 - y0)
+        inside &= dx * (y - y0) - dy * (x - x0) >= -max(abs(dx), abs(dy))  # a pixel of tolerance
+    assert not (luma & ~inside).any()
+    padded = np.pad(inside, ((0, size[0] % 2), (0, size[1] % 2)), mode="edge")
+    cells = padded.reshape(chroma.shape[0], 2, chroma.shape[1], 2).any(axis=(1, 3))
+    assert not (chroma & ~cells).any()
+    assert luma.any() or min(size) < 10
+
+
+@pytest.mark.parametrize("size", [(576, 720), (288, 384), (48, 64)], ids=str)
+def test_heat_stays_out_of_invalid_cells(size: tuple[int, int]) -> None:
+    heat = np.ones((64, 64), np.float32)
+    heat[np.random.default_rng(3).random((64, 64)) < 0.3] = np.nan
+    heat[40:, :20] = np.nan
+    field = octagon(size)
+    hot, _ = changed(drawn_with(heat, size), drawn_with(np.nan, size))
+    y, x = np.mgrid[: size[0], : size[1]]
+    row = ((y + 0.5 - field.y) * 64 / field.height).astype(int).clip(0, 63)
+    column = ((x + 0.5 - field.x) * 64 / field.width).astype(int).clip(0, 63)
+    assert not (hot & np.isnan(heat)[row, column]).any()
+    assert hot.any()
+
+
+def test_hotter_is_more_opaque() -> None:
+    size, half = (576, 720), np.full((288, 360), 128, np.uint8)
+    opacity = []
+    for heat in (0.5, 0.985, 0.99, 0.995, 0.998, 0.9995, 1.0):
+        # what remains of the difference between a dark and a bright frame was not covered
+        dark, bright = (
+            overlay(size).draw(
+                Frame(np.full(size, level, np.uint8), half, half, 0, Fraction(1, 25), COLOUR),
+                octagon(size),
+                fused(heat),
+                "NORMAL",
+                1.0,
+            )
+            for level in (30, 230)
+        )
+        opacity.append(1 - (int(bright.y[280, 360]) - int(dark.y[280, 360])) / 200)
+    assert opacity[0] == 0
+    assert opacity == sorted(opacity)
+    assert 0.02 < opacity[1] < opacity[3] < opacity[5] < 0.45
+
+
+def test_tissue_stays_visible_under_the_hottest_heat() -> None:
+    cold, hot = drawn_with(0.5).y[200:300, 200:400], drawn_with(1.0).y[200:300, 200:400]
+    assert hot.std() > 0.6 * cold.std()
+    assert np.corrcoef(cold.ravel(), hot.ravel())[0, 1] > 0.99
+
+
+def test_no_heat_and_no_score_on_an_uninformative_frame() -> None:
+    size = (576, 720)
+    pictures = [
+        overlay(size).draw(
+            frame_of(size), octagon(size), fused(heat, score, ("blurred",)), "UNCLEAR", 1.0
+        )
+        for heat, score in ((1.0, 0.99), (0.1, 0.2))
+    ]
+    assert not any(mask.any() for mask in changed(*pictures))
+
+
+def test_moved_field_moves_the_outline() -> None:
+    size = (240, 320)
+    marker = overlay(size)
+    first = marker.draw(frame_of(size), octagon(size), fused(), "NORMAL", 1.0)
+    there = octagon(size)
+    moved = FieldOfView(40, 30, 200, 150, there.outline // 2 + 40)
+    second = marker.draw(frame_of(size), moved, fused(), "NORMAL", 1.0)
+    luma, _ = changed(first, second)
+    x, y = there.outline[0]
+    assert luma[y : y + 2, x + 10 : x + 60].any()
+
+
+def test_frame_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected a frame of size \(48, 64\), got \(33, 35\)"):
+        overlay((48, 64)).draw(frame_of((33, 35)), octagon((33, 35)), fused(), "NORMAL", 0.0)
+
+
+def test_unknown_state_is_refused() -> None:
+    with pytest.raises(ValueError, match="state must be one of UNCLEAR, NORMAL, WATCH, ALERT"):
+        overlay((48, 64)).draw(frame_of((48, 64)), octagon((48, 64)), fused(), "alert", 0.0)
+
+
+def test_words_are_those_of_anomaly_not_of_diagnosis() -> None:
+    words = (
+        ccdstream.render.RESEARCH_TEXT + ccdstream.render.LEGEND_TEXT + " ".join(STATES)
+    ).lower()
+    assert "not a medical device" in words
+    assert "unusual against normal training frames" in words
+    assert not any(word in words for word in ("polyp", "lesion", "detect", "cancer", "adenoma"))
+
+
+@pytest.mark.parametrize(
+    ("size", "texts"),
+    [((576, 720), 2), ((480, 560), 2), ((1080, 1920), 2), ((240, 320), 1), ((48, 64), 0)],
+)
+def test_words_are_there_where_they_fit_and_never_cross_the_foot(
+    size: tuple[int, int], texts: int
+) -> None:
+    layout = ccdstream.render._layout(size)
+    assert len(layout.words) == texts
+    top, left, height, width = layout.foot
+    assert top >= 0 and top + height <= size[0]
+    for mask, y, x in layout.words:
+        assert top <= y and y + mask.shape[0] <= layout.graph[0]
+        assert left <= x and x + mask.shape[1] <= left + width
+
+
+def test_history_puts_frames_where_their_time_is() -> None:
+    history = History(10, start_s=100.0, span_s=10.0)
+    for second in range(10):
+        history.add(100.0 + second, second / 10, "NORMAL")
+    np.testing.assert_allclose(history.score, np.arange(10) / 10, rtol=1e-6)
+    assert (history.state == STATES.index("NORMAL")).all()
+    assert history.now == 9
+
+
+def test_history_column_keeps_the_highest_score_and_the_gravest_state() -> None:
+    history = History(2, start_s=0.0, span_s=10.0)
+    for seconds, score, state in ((0, 0.3, "NORMAL"), (1, 0.9, "ALERT"), (2, 0.1, "UNCLEAR")):
+        history.add(seconds, score, state)
+    assert history.score[0] == pytest.approx(0.9)
+    assert STATES[history.state[0]] == "ALERT"
+    assert history.state[1] == -1
+
+
+def test_history_fills_between_frames_but_not_across_a_gap() -> None:
+    history = History(100, start_s=0.0, span_s=10.0)
+    history.add(0.0, 0.5, "NORMAL")
+    history.add(0.5, 0.5, "NORMAL")
+    history.add(0.5 + HISTORY_GAP_S + 1, 0.5, "NORMAL")
+    assert np.flatnonzero(history.state >= 0).tolist() == [0, 1, 2, 3, 4, 5, 25]
+
+
+def test_history_of_unknown_length_rescales_and_forgets_no_peak() -> None:
+    history = History(51, start_s=0.0, span_s=None)
+    for tick in range(20_000):
+        seconds = tick / 10
+        alert = 9000 <= tick < 9100
+        history.add(seconds, 0.99 if alert else 0.1, "ALERT" if alert else "NORMAL")
+    assert history.span_s == UNKNOWN_SPAN_S * 2**7  # 2000 s need 3840 s
+    assert len(history.score) == len(history.state) == 51
+    hot = np.flatnonzero(history.state == STATES.index("ALERT"))
+    np.testing.assert_allclose(hot / 51 * history.span_s, 905, atol=history.span_s / 51 * 1.5)
+    assert (history.state[: history.now + 1] >= 0).all()
+    assert (history.state[history.now + 1 :] == -1).all()
+
+
+def test_history_has_no_holes_where_it_rescaled() -> None:
+    history = History(600, start_s=0.0, span_s=30.0)
+    for tick in range(80):
+        history.add(tick / 2, 0.5, "NORMAL")
+    assert (history.state[: history.now + 1] >= 0).all()
+
+
+def test_history_does_not_rescale_for_the_last_frame_of_a_known_length() -> None:
+    history = History(100, start_s=0.0, span_s=10.0)
+    history.add(10.04, 0.5, "NORMAL")
+    assert (history.span_s, history.now) == (10.0, 99)
+    history.add(10.2, 0.5, "NORMAL")
+    assert history.span_s == 20.0
+
+
+def test_history_survives_a_duration_that_was_wrong() -> None:
+    history = History(100, start_s=0.0, span_s=10.0)
+    for second in range(100):
+        history.add(float(second), 0.5, "NORMAL")
+    assert history.span_s == 160.0
+    assert history.now == 61
+
+
+def test_history_takes_frames_before_its_start() -> None:
+    history = History(10, start_s=5.0, span_s=10.0)
+    history.add(4.0, 0.5, "NORMAL")
+    assert history.now == 0

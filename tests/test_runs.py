@@ -1,0 +1,75 @@
+"""A run's folder: it is never overwritten, and a stop loses nothing that was saved."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ccdstream.errors import DataError, OutputError
+from trainer.runs import Run, plot_losses
+
+
+def open_run(folder: Path, *, resume: bool = False, **config: int) -> Run:
+    return Run(folder, config, resume=resume, say=lambda _: None, checkpoint_every_s=0.0)
+
+
+def train(run: Run, net: nn.Linear, steps: int, *, stop_after: int | None = None) -> None:
+    """A loop like those of the trainer, on drawn numbers; may be killed in the middle."""
+    optimizer = torch.optim.Adam(net.parameters(), 0.1)
+    stage = run.stage("fit", steps, {"net": net}, {"adam": optimizer})
+    for step, generator in stage.steps(seed=1):
+        if step == stop_after:
+            return
+        loss = net(torch.randn(4, 2, generator=generator)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        stage.report({"loss": loss})
+
+
+def fresh_net() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(2, 1)
+
+
+def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(tmp_path: Path) -> None:
+    whole, halved = fresh_net(), fresh_net()
+    train(open_run(tmp_path / "a"), whole, 9)
+    train(open_run(tmp_path / "b"), halved, 9, stop_after=4)
+    resumed = fresh_net()
+    train(open_run(tmp_path / "b", resume=True), resumed, 9)
+    assert torch.equal(resumed.weight, whole.weight)
+    assert not torch.equal(halved.weight, whole.weight)
+
+
+def test_a_finished_stage_is_loaded_and_not_run_again(tmp_path: Path) -> None:
+    net, again = fresh_net(), fresh_net()
+    train(open_run(tmp_path), net, 3)
+    written = (tmp_path / "fit.pt").stat().st_mtime_ns
+    train(open_run(tmp_path, resume=True), again, 3)
+    assert torch.equal(net.weight, again.weight)
+    assert (tmp_path / "fit.pt").stat().st_mtime_ns == written
+
+
+def test_an_existing_run_is_refused_without_resume(tmp_path: Path) -> None:
+    open_run(tmp_path)
+    with pytest.raises(OutputError, match="holds a training run already. Pass --resume"):
+        open_run(tmp_path)
+
+
+def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path) -> None:
+    open_run(tmp_path, seed=1)
+    with pytest.raises(DataError, match="made with another configuration or other data"):
+        open_run(tmp_path, resume=True, seed=2)
+
+
+def test_metrics_hold_the_mean_losses_and_can_be_drawn(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    train(run, fresh_net(), 3)
+    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert entries[-1]["stage"] == "fit"
+    assert entries[-1]["step"] == 3
+    assert entries[-1]["loss"] > 0
+    assert plot_losses(run).read_bytes().startswith(b"\x89PNG")

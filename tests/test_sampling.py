@@ -1,0 +1,45 @@
+"""Batches drawn from a pool of views."""
+
+import torch
+
+from trainer.sampling import MIN_VALID, Pool, shrink
+
+
+def pool() -> Pool:
+    """Two 64x64 frames; the left half of each is not valid. Red tells the frame, green the column."""
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    images[:, 0] = torch.tensor([50, 100], dtype=torch.uint8)[:, None, None]
+    images[:, 1] = torch.arange(64, dtype=torch.uint8)
+    valid = torch.zeros(2, 64, 64, dtype=torch.bool)
+    valid[:, :, 32:] = True
+    return Pool(images, valid)
+
+
+def test_patches_are_cut_with_their_mask_and_mostly_valid() -> None:
+    x, valid = pool().patches(200, torch.Generator().manual_seed(0), patch_px=16)
+    assert x.shape == (200, 3, 16, 16)
+    assert valid.shape == (200, 1, 16, 16)
+    assert valid.mean(dim=(1, 2, 3)).min() >= MIN_VALID
+    columns = x[:, 1] * 255  # the mask says of every column what the pool says
+    assert torch.equal((columns >= 31.5).float(), valid[:, 0])
+
+
+def test_both_frames_and_both_mirrorings_are_drawn() -> None:
+    x, valid = pool().frames(64, torch.Generator().manual_seed(1))
+    assert set((x[:, 0, 0, 0] * 255).round().int().tolist()) == {50, 100}
+    assert set(valid[:, 0, 0, 0].tolist()) == {0.0, 1.0}
+
+
+def test_equal_generators_draw_equal_batches() -> None:
+    a, b = (pool().patches(8, torch.Generator().manual_seed(5), patch_px=16) for _ in range(2))
+    assert torch.equal(a[0], b[0])
+    assert torch.equal(a[1], b[1])
+
+
+def test_shrinking_averages_pixels_and_keeps_what_is_mostly_valid() -> None:
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    valid = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1], [0, 1, 1, 1]]).view(1, 1, 4, 4)
+    small, mostly = shrink(x, valid, 2)
+    assert small.flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert mostly.flatten().tolist() == [1, 0, 0, 1]
+    assert shrink(x, valid, 0)[0] is x
