@@ -19,46 +19,81 @@ import numpy as np
 
 from ccdstream.frames import View
 
+MEASURES = ("sharpness", "evenness", "brightness", "contrast", "haze", "glare", "redness")
+
 _GLARE_LUMA = 215
+_COARSE_PX = 4
 _FEWEST_PX = 1000
 """Measures of fewer pixels say nothing."""
-
-MEASURES = ("sharpness", "brightness", "contrast", "haze", "glare", "redness")
+_SECOND_DIFFERENCES = tuple(
+    np.array(kernel, np.float32)
+    for kernel in (
+        ((0, 0, 0), (1, -2, 1), (0, 0, 0)),
+        ((0, 1, 0), (0, -2, 0), (0, 1, 0)),
+        ((0.5, 0, 0), (0, -1, 0), (0, 0, 0.5)),  # halved: the diagonal neighbour is sqrt(2) away
+        ((0, 0, 0.5), (0, -1, 0), (0.5, 0, 0)),
+    )
+)
 
 
 def measure(view: View) -> dict[str, float]:
     """Statistics of the valid pixels of a view, by name.
 
     Returns:
-        sharpness: root mean square of the luma's Laplacian, in luma per pixel squared.
+        sharpness: f / sqrt(c) with f the fine detail along the direction that has least, and c the
+            coarse detail. Detail is the root mean square of second differences of luma, fine over
+            one pixel and coarse over four. f alone would call plain mucosa blurred, and f / c a
+            picture of noise sharp.
+        evenness: detail along the direction that has least over that along the one that has most.
+            Motion smears along one direction only.
         brightness: 0.9 quantile of luma.
         contrast: standard deviation of luma.
         haze: 0.05 quantile of the darkest channel. Without a veil of water or light some pixel has
             a dark channel nearly everywhere (the dark channel prior, He, Sun, Tang 2009).
-        glare: share of pixels brighter than `_GLARE_LUMA`, though not so bright as to be masked.
+        glare: share of pixels brighter than `_GLARE_LUMA`, though not so white as to be masked.
         redness: red's share of the sum of the three channels; 1/3 for grey.
 
         All are nan where too few pixels are valid.
     """
     valid = view.valid.astype(np.uint8)
-    # Two pixels away from what is masked: its grey fill is no edge of the picture.
-    inner = cv2.erode(valid, np.ones((5, 5), np.uint8))
+    # Away from what is masked: the edge of its grey fill is no detail.
+    inner = cv2.erode(valid, np.ones((7, 7), np.uint8))
     if np.count_nonzero(inner) < _FEWEST_PX:
         return dict.fromkeys(MEASURES, float("nan"))
     luma = cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
-    detail, spread = cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_32F), mask=inner)
+    fine = _fine_detail(luma, inner)
     _, contrast = cv2.meanStdDev(luma, mask=valid)
     darkest = cv2.min(cv2.min(view.image[..., 0], view.image[..., 1]), view.image[..., 2])
     shares = np.cumsum(_histogram(luma, valid))
     red, green, blue, _ = cv2.mean(view.image, mask=valid)
     return {
-        "sharpness": float(np.hypot(detail, spread).item()),
+        "sharpness": min(fine) / max(_coarse_detail(luma, valid), 0.01) ** 0.5,
+        "evenness": min(fine) / max(*fine, 0.01),
         "brightness": float(np.searchsorted(shares, 0.9)),
         "contrast": float(contrast.item()),
         "haze": float(np.searchsorted(np.cumsum(_histogram(darkest, valid)), 0.05)),
-        "glare": float(1 - shares[_GLARE_LUMA]),
+        "glare": max(0.0, float(1 - shares[_GLARE_LUMA])),
         "redness": red / max(red + green + blue, 1.0),
     }
+
+
+def _fine_detail(luma: np.ndarray, inner: np.ndarray) -> list[float]:
+    """Of the luma, by direction; slightly smoothed, since grain is no detail."""
+    smooth = cv2.GaussianBlur(luma.astype(np.float32), (3, 3), 0)
+    return [_rms(cv2.filter2D(smooth, -1, kernel), inner) for kernel in _SECOND_DIFFERENCES]
+
+
+def _coarse_detail(luma: np.ndarray, valid: np.ndarray) -> float:
+    size = (luma.shape[1] // _COARSE_PX, luma.shape[0] // _COARSE_PX)
+    small = cv2.resize(luma.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    whole = cv2.resize(valid.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.999
+    inner = cv2.erode(whole.astype(np.uint8), np.ones((3, 3), np.uint8))
+    return _rms(cv2.Laplacian(small, cv2.CV_32F), inner)
+
+
+def _rms(values: np.ndarray, where: np.ndarray) -> float:
+    mean, deviation = cv2.meanStdDev(values, mask=where)
+    return float(np.hypot(mean, deviation).item())
 
 
 def _histogram(plane: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -76,13 +111,15 @@ _GREY_REDNESS = 1 / 3
 
 @dataclass(frozen=True, slots=True)
 class QualityLimits:
-    """Beyond these a frame is uninformative. The defaults limit nothing."""
+    """Beyond these a frame is uninformative. Most defaults limit nothing."""
 
     least_sharpness: float = 0.0
+    least_evenness: float = 0.0
     least_brightness: float = 0.0
     least_contrast: float = 0.0
     most_haze: float = 255.0
-    most_glare: float = 1.0
+    most_glare: float = 0.25
+    """Ours: one bright fold is seen all the same, a quarter of the picture in it is not."""
     least_redness: float = 0.0
     least_valid_fraction: float = 0.2
     """Ours: with the widest profile a normal frame keeps half; below a fifth hardly a lesion
@@ -112,10 +149,10 @@ class QualityLimits:
 
         return cls(
             least_sharpness=quantile("sharpness", _TAIL) / _MARGIN,
+            least_evenness=quantile("evenness", _TAIL) / _MARGIN,
             least_brightness=quantile("brightness", _TAIL) / _MARGIN,
             least_contrast=quantile("contrast", _TAIL) / _MARGIN,
             most_haze=quantile("haze", 1 - _TAIL) * _MARGIN,
-            most_glare=quantile("glare", 1 - _TAIL) * _MARGIN,
             least_redness=(quantile("redness", _TAIL) + _GREY_REDNESS) / 2,
         )
 
@@ -125,7 +162,7 @@ class QualityLimits:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, float]) -> "QualityLimits":
-        """The limits that `to_dict` wrote; one that is left out limits nothing.
+        """The limits that `to_dict` wrote; one that is left out has its default.
 
         Raises:
             ValueError: a key is unknown.
@@ -149,13 +186,17 @@ def flags(
         limits: beyond which it is uninformative.
         valid_fraction: share of the view that is valid.
     """
+    blurred = (
+        measures["sharpness"] < limits.least_sharpness
+        or measures["evenness"] < limits.least_evenness
+    )
     washed_out = (
         measures["haze"] > limits.most_haze
         or measures["glare"] > limits.most_glare
         or measures["contrast"] < limits.least_contrast
     )
     found = {
-        "blurred": measures["sharpness"] < limits.least_sharpness,
+        "blurred": blurred,
         "washed_out": washed_out,
         "too_dark": measures["brightness"] < limits.least_brightness,
         "out_of_body": measures["redness"] < limits.least_redness,

@@ -361,7 +361,7 @@ def test_no_border_pixel_is_valid() -> None:
     bright = np.full((*SIZE, 3), (200, 120, 100), np.uint8)
     for shape in SHAPES:
         view = view_of_image(scene(shape, inside=bright), NONE)
-        assert np.abs(view.image[view.valid].astype(int) - (200, 120, 100)).max() <= 6
+        assert np.abs(view.image[view.valid].astype(int) - (200, 120, 100)).max() <= 3
 
 
 def test_the_profile_masks_every_still_alike() -> None:

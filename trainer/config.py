@@ -113,7 +113,7 @@ class AlertConfig:
     min_duration_s: float = 0.5
     merge_gap_s: float = 1.0
     refractory_s: float = 0.0
-    time_constant_s: float = 0.4
+    time_constant_s: float = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
