@@ -37,8 +37,27 @@ model_app = typer.Typer(no_args_is_help=True, help="Look into a model bundle, or
 app.add_typer(model_app, name="model")
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .asf .avi .dv .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm "
-    ".wmv".split()
+    [
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".dv",
+        ".flv",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    ]
 )
 
 
@@ -132,7 +151,9 @@ def _interrupts_end_input() -> Iterator[Callable[[], bool]]:
 
 @app.command(no_args_is_help=True)
 def run(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Recordings or folders.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Recordings or folders.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for the results; default INPUT.ccdstream."),
@@ -276,8 +297,12 @@ def _summary(path: Path, result: "RunResult", video: str, as_json: bool) -> None
         if result.alerts:
             typer.echo("alert  start         end           peak          score  where")
         for a in result.alerts:
-            where = "whole frame" if a.clock is None else "centre" if a.clock == "centre" else (
-                f"{a.clock} o'clock"
+            where = (
+                "whole frame"
+                if a.clock is None
+                else "centre"
+                if a.clock == "centre"
+                else (f"{a.clock} o'clock")
             )
             typer.echo(
                 f"{a.number:5d}  {timecode(a.start_s)}  {timecode(a.end_s)}  {timecode(a.peak_s)}  "
@@ -516,7 +541,9 @@ def evaluate(
 
 @model_app.command()
 def show(
-    bundle: Annotated[Path | None, typer.Argument(help="Bundle; the built-in one if left out.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Bundle; the built-in one if left out.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a bundle is: data, configuration, calibration, thresholds.
@@ -532,7 +559,9 @@ def show(
 
 @model_app.command()
 def verify(
-    bundle: Annotated[Path | None, typer.Argument(help="Bundle; the built-in one if left out.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Bundle; the built-in one if left out.")
+    ] = None,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Check a bundle's files, and that this machine gives its golden scores.

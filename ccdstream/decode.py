@@ -80,6 +80,9 @@ _MAX_GAP_TICKS = 2**31 - 1
 _MAX_START_S = 10 * 366 * 86_400
 """A first time beyond ten years is a damaged one."""
 
+_TRIES = 3
+"""How often reading is tried again at a damaged spot before a seek."""
+
 _MAX_SKIPS = 16
 """How often reading goes on behind a damaged spot of the file before it gives up."""
 
@@ -116,7 +119,7 @@ class Problems:
     clock_jumps: int = 0
     """How often the clock was set anew; the frames behind go on where those before it ended."""
     demux_errors: int = 0
-    """Spots of the file that could not be read."""
+    """How often a spot of the file could not be read."""
     truncated: bool = False
     """Whether the recording breaks off before its announced end, or could not be read to it."""
 
@@ -710,6 +713,8 @@ class VideoSource:
         self._ahead: list[Packet[VideoStream]] = []  # read from the file, not yet decoded
         self._resume_after: int | None = None  # pictures up to this pts are not wanted
         self._sought = False
+        self._stride_s = 1
+        self._stuck_at: int | None = None
         self._packets_read = self._packets_shown = self._pictures = 0
 
     def _announced_end(self) -> float | None:
@@ -853,10 +858,10 @@ class VideoSource:
             return []
 
     def _packets(self) -> Iterator["Packet[VideoStream] | None"]:
-        """The packets of the stream; None to drain the decoder before it is set to another place.
+        """The packets of the stream; None to drain the decoder, at the end and before a seek.
 
-        An error of the demuxer ends a pass of `demux`. Often the next one goes on behind the
-        damaged spot by itself; else seeking may reach what lies behind.
+        An error of the demuxer ends a pass of `demux`. Often the next pass goes on behind the
+        damaged spot by itself; else, and where the disk failed, a seek may reach what lies behind.
         """
         failures = skips = 0
         while True:
@@ -864,36 +869,46 @@ class VideoSource:
                 while self._ahead:
                     yield self._ahead.pop(0)
                 for packet in self._container.demux(self._stream):
-                    failures = 0
-                    yield packet
+                    if packet.size:  # an empty one would drain the decoder; PyAV ends with one
+                        failures = 0
+                        yield packet
                 self._file.check()
-                return
+                failures = 0
             except IndexError:  # PyAV, at the end of a file in which a stream appeared late
-                yield None
-                return
-            except (av.FFmpegError, OSError):
-                self.problems.demux_errors += failures == 0
-            failures += 1
-            if failures < 3:
+                failures = 0
+            except av.FFmpegError:
+                failures += 1
+            except OSError:
+                failures = _TRIES
+            if 0 < failures < _TRIES:
                 continue
             yield None
+            if failures == 0:
+                return
+            self.problems.demux_errors += 1
             skips += 1
-            if not self._skip_ahead(skips):
+            if skips > _MAX_SKIPS or not self._skip_ahead():
                 self.problems.truncated = True
                 return
 
-    def _skip_ahead(self, skips: int) -> bool:
-        """Set reading to a keyframe behind a spot that cannot be read; False where that fails."""
+    def _skip_ahead(self) -> bool:
+        """Set reading to a keyframe behind a spot that cannot be read; False where there is none.
+
+        It looks a second ahead of the last frame, and twice as far each time that nothing came of
+        it, here or in reading on from there.
+        """
         last = self._clock.last
-        if skips > _MAX_SKIPS or last is None:
+        if last is None:
             return False
-        target = last + round(2 ** (skips - 1) / self.time_base)
-        if self._announced is not None and target * self.time_base > self._announced:
-            return False
-        if self._seek_keyframe(target) is None:
-            return False
-        self._resume_after = max(last, self._resume_after or last)
-        return True
+        stride_s = self._stride_s * 2 if last == self._stuck_at else 1
+        limit = self._announced if self._announced is not None else _MAX_GAP_S
+        while (last * self.time_base) + stride_s < limit:
+            self._stuck_at, self._stride_s = last, stride_s
+            if self._seek_keyframe(last + round(stride_s / self.time_base)) is not None:
+                self._resume_after = max(last, self._resume_after or last)
+                return True
+            stride_s *= 2
+        return False
 
     def _seek_keyframe(self, target: int) -> int | None:
         """Set reading to a keyframe at or before `target`, and give its time; None: cannot.
@@ -908,6 +923,7 @@ class VideoSource:
                     time = packet.pts if packet.pts is not None else packet.dts
                     if time is None:
                         return None
+                    self._file.error = None  # looking around may touch the damaged spot again
                     self._ahead = [packet]
                     self._resume_after = time - 1  # pictures before it lack what they refer to
                     return time

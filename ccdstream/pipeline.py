@@ -263,9 +263,7 @@ def run(
             ) from error
         writers = [
             stack.enter_context(
-                kind(
-                    files.path(ending), time_base=source.time_base, overwrite=options.overwrite
-                )
+                kind(files.path(ending), time_base=source.time_base, overwrite=options.overwrite)
             )
             for kind, ending in (
                 (AlertsJsonl, "alerts.jsonl"),

@@ -150,7 +150,9 @@ def score_stills(
                 )
                 if maps is not None:
                     heat = map_curve.apply(one.anomaly_map).astype(np.float32)
-                    _write_map(map_path(maps, path), map_to_image(heat, view.field, size, view.valid))
+                    _write_map(
+                        map_path(maps, path), map_to_image(heat, view.field, size, view.valid)
+                    )
                 on_image(len(results))
         if not results:
             raise ImageError(
@@ -175,11 +177,15 @@ def _prepare_maps(folder: Path, images: Sequence[Path], overwrite: bool) -> None
             )
         seen[target] = image
         if target.exists() and not overwrite:
-            raise OutputError(f"{show_path(target)} is there already. Pass --overwrite, or remove it.")
+            raise OutputError(
+                f"{show_path(target)} is there already. Pass --overwrite, or remove it."
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {show_path(folder)}: {error.strerror}.") from error
+        raise OutputError(
+            f"cannot make the folder {show_path(folder)}: {error.strerror}."
+        ) from error
 
 
 def _write_map(path: Path, values: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from ccdstream.fuse import Calibration
 from ccdstream.score import mask_map
 from ccdstream.view import NONE, Profile
 from trainer import evaluate as module
-from trainer.evaluate import calibrate, evaluate, table
+from trainer.evaluate import evaluate, table
 
 INSET = Profile("made", inset=(0.0, 0.5, 0.5, 1.0))
 SIDE = 128
@@ -182,14 +182,6 @@ def test_alert_rate_is_the_share_at_0_95_of_the_bundles_own_calibration(plain: P
         assert rates[name]["value"] == expected
     assert rates["unclean"]["value"] == 0.5, "113 lies at 0.945 and 115 at 0.963"
     assert rates["normal"]["value"] == 0.25 and rates["calibration"]["value"] == 0.0
-
-
-def test_calibration_is_the_runtimes() -> None:
-    raw = np.linspace(60, 160, 501)
-
-    np.testing.assert_allclose(
-        calibrate(raw, KNOTS), Calibration.from_dict(KNOTS).apply(raw), rtol=0, atol=1e-15
-    )
 
 
 def test_cells_that_count_are_the_runtimes(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def test_an_existing_result_is_refused_before_any_work_and_replaced_if_asked(
     out = tmp_path / "out"
     out.mkdir()
     (out / "case.alerts.vtt").write_text("mine")
-    with pytest.raises(OutputError, match="case.alerts.vtt"):
+    with pytest.raises(OutputError, match=r"case\.alerts\.vtt"):
         analyse(video, out, bundle, engine)
     assert [p.name for p in out.iterdir()] == ["case.alerts.vtt"]
     analyse(video, out, bundle, engine, overwrite=True)

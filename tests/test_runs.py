@@ -55,7 +55,7 @@ def test_a_finished_stage_is_loaded_and_not_run_again(tmp_path: Path) -> None:
 
 def test_an_existing_run_is_refused_without_resume(tmp_path: Path) -> None:
     open_run(tmp_path)
-    with pytest.raises(OutputError, match="holds a training run already. Pass --resume"):
+    with pytest.raises(OutputError, match=r"holds a training run already\. Pass --resume"):
         open_run(tmp_path)
 
 

@@ -38,7 +38,9 @@ def test_equal_generators_draw_equal_batches() -> None:
 
 def test_shrinking_averages_pixels_and_keeps_what_is_mostly_valid() -> None:
     x = torch.arange(16.0).view(1, 1, 4, 4)
-    valid = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1], [0, 1, 1, 1]]).view(1, 1, 4, 4)
+    valid = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1], [0, 1, 1, 1]]).view(
+        1, 1, 4, 4
+    )
     small, mostly = shrink(x, valid, 2)
     assert small.flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
     assert mostly.flatten().tolist() == [1, 0, 0, 1]

@@ -153,7 +153,7 @@ def load_config(preset: str, file: Path | None = None, settings: Sequence[str] =
     if preset not in PRESETS:
         raise ConfigError(f"no preset named {preset!r}. Known presets: {', '.join(PRESETS)}.")
     preset_file = Path(__file__).parent / "presets" / f"{preset}.toml"
-    config = _merge(TrainConfig(preset=preset), _read(preset_file), f"preset {preset}", "")
+    config: TrainConfig = _merge(TrainConfig(preset=preset), _read(preset_file), f"preset {preset}", "")
     if file is not None:
         config = _merge(config, _read(file), str(file), "")
     for setting in settings:

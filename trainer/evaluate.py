@@ -35,6 +35,8 @@ from ccdstream.bundle import PROGRAM, Bundle
 from ccdstream.engine.base import Engine
 from ccdstream.errors import DataError, EngineError, OutputError
 from ccdstream.frames import VIEW_SIZE
+from ccdstream.fuse import Calibration
+from ccdstream.score import mask_map
 from ccdstream.view import Profile, map_to_image, mask_to_view, whole_frame
 from trainer.baselines import centre_map, image_baselines, red_map, surfaces
 from trainer.data import Dataset, Item, Views, content_hash, find_data, load_views, read_mask
@@ -55,8 +57,6 @@ PIXEL_QUANTILE = 0.90
 """Of calibration pixels: above it a pixel counts as found."""
 ALERT_FRACTION = 0.95
 """Calibrated score from which an image counts as an alert: 5 % of calibration frames."""
-MIN_VALID_SHARE = 0.5
-"""A cell of the map counts where at least this share of its pixels is valid, as in the runtime."""
 FILES = ("evaluation.json", "scores.csv", "maps.png")
 
 Evaluation = dict[str, Any]
@@ -326,33 +326,14 @@ def _score(
             f"{engine.name} on {engine.device} gave a score or a map that is not finite. "
             "Check the model here with: ccdstream model verify."
         )
-    shape = (maps.shape[2], maps.shape[1])
-    for anomaly_map, valid in zip(maps, views.valid, strict=True):
-        share = cv2.resize(valid.astype(np.float32), shape, interpolation=cv2.INTER_AREA)
-        anomaly_map[share < MIN_VALID_SHARE] = np.nan
+    masked = [mask_map(m, v) for m, v in zip(maps, views.valid, strict=True)]
     return Scores(
         views,
         raw,
-        calibrate(raw, bundle.calibration["score"]),
+        Calibration.from_dict(bundle.calibration["score"]).apply(raw),
         np.concatenate([output.parts for output in outputs]),
-        maps,
+        np.stack(masked),
     )
-
-
-def calibrate(raw: np.ndarray, knots: Mapping[str, Any]) -> np.ndarray:
-    """Raw values as fractions of normal ones, as `ccdstream.bundle` defines it; float64 [...].
-
-    Args:
-        raw: float [...].
-        knots: `raw` and `fraction`, ascending, and `tail_scale`.
-    """
-    last, rest = knots["raw"][-1], 1 - knots["fraction"][-1]
-    values = np.asarray(raw, np.float64)
-    tail = 1 - rest * np.exp(-np.maximum(values - last, 0) / knots["tail_scale"])
-    fractions: np.ndarray = np.where(
-        values > last, tail, np.interp(values, knots["raw"], knots["fraction"])
-    )
-    return fractions
 
 
 def _alerts(scores: Scores) -> np.ndarray:
@@ -683,7 +664,8 @@ def _tile(
     """uint8 [192, 384, 3], RGB: the view, and its map."""
     image = np.ascontiguousarray(scores.views.images[index].transpose(1, 2, 0))
     anomaly_map, counted = scores.map_of(index), scores.counted(index)
-    fraction = calibrate(np.where(counted, anomaly_map, -np.inf), bundle.calibration["map"])
+    curve = Calibration.from_dict(bundle.calibration["map"])
+    fraction = curve.apply(np.where(counted, anomaly_map, -np.inf))
     level = np.round(255 * fraction).astype(np.uint8)
     heat = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
     heat[~counted] = image[~counted] // 2

@@ -76,7 +76,8 @@ def train(
     )
     run = Run(
         output.with_name(output.name + ".run"),
-        config.as_dict() | {"data": content_hash([*train_items, *calibration_items])},
+        _what_checkpoints_depend_on(config)
+        | {"data": content_hash([*train_items, *pretrain_items])},
         resume=resume,
         say=say,
         checkpoint_every_s=config.checkpoint_every_s,
@@ -133,6 +134,12 @@ def train(
         f"{time.monotonic() - started:.0f} s; losses in {run.folder / 'losses.png'}"
     )
     return bundle
+
+
+def _what_checkpoints_depend_on(config: TrainConfig) -> dict[str, Any]:
+    """The configuration without what is decided after the last stage: that may change on resume."""
+    later = ("name", "preset", "checkpoint_every_s", "program", "alert")
+    return {key: value for key, value in config.as_dict().items() if key not in later}
 
 
 def _pretrain_both(

@@ -1,0 +1,178 @@
+"""From a folder of frames to a bundle that runs, is verified and evaluated: the smoke preset.
+
+The contract between the two packages: what `trainer` writes, `ccdstream` runs.
+"""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ccdstream import sample
+from ccdstream.bundle import Bundle, load_bundle
+from ccdstream.engine.select import open_engine
+from ccdstream.errors import DataError, OutputError
+from ccdstream.fuse import Calibration
+from ccdstream.view import Profile
+from trainer import train as training
+from trainer.config import load_config
+from trainer.data import find_data, load_views
+from trainer.evaluate import evaluate, table
+
+SMOKE = load_config("smoke", None, ["max_images=8"])
+SIZE = (144, 180)
+
+
+def write_frames(folder: Path) -> None:
+    """An index.csv data set of rendered frames: 8 to train, 8 to calibrate, 4 + 4 to test."""
+    rows = []
+    plan = [("normal", "train", 8), ("normal", "calibration", 8), ("normal", "test", 4)]
+    number = 0
+    for label, split, count in plan:
+        for _ in range(count):
+            number += 1
+            name = f"normal/{split}/{number}.png"
+            write_image(folder / name, sample.still(4 * number, size=SIZE))
+            rows.append((name, label, split, f"g{number}"))
+    for _ in range(4):
+        number += 1
+        picture, mask = sample.lesion_still(4 * number, size=SIZE)
+        name = f"polyp/images/{number}.png"
+        write_image(folder / name, picture)
+        write_image(folder / f"polyp/masks/{number}.png", np.uint8(255) * mask)
+        rows.append((name, "abnormal", "test", f"g{number}"))
+    with (folder / "index.csv").open("w", newline="") as file:
+        table_ = csv.writer(file)
+        table_.writerow(("path", "label", "split", "group"))
+        table_.writerows(rows)
+
+
+def write_image(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bgr = picture[..., ::-1] if picture.ndim == 3 else picture
+    assert cv2.imwrite(str(path), np.ascontiguousarray(bgr).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_frames(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    output = tmp_path_factory.mktemp("model") / "smoke"
+    return training.train(data, output, SMOKE, command="a test", say=lambda _: None)
+
+
+def test_the_bundle_passes_its_own_parity_gate_and_says_what_made_it(bundle: Bundle) -> None:
+    assert open_engine(bundle, device="cpu").parity.passed
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    assert manifest["command"] == "a test"
+    assert manifest["training"]["config"]["global_backbone"]["name"] == "tiny"
+    counts = {d["name"]: d["count"] for d in manifest["training"]["data"]}
+    assert counts == {"train": 8, "calibration": 8, "pretrain": 0}
+    assert manifest["calibration"]["frames"] == 8
+
+
+def test_calibration_frames_have_the_fractions_that_calibration_promises(
+    bundle: Bundle, data: Path
+) -> None:
+    items = find_data(data).calibration
+    views = load_views(items, Profile.from_dict(bundle.profile))
+    output = open_engine(bundle, device="cpu").run(views.images, views.valid)
+    curve = Calibration.from_dict(bundle.calibration["score"])
+    fractions = np.sort(curve.apply(output.score))
+    assert fractions[0] == pytest.approx(0, abs=0.02)
+    assert fractions[-1] == pytest.approx(8 / 9, abs=0.01)
+    # standardised on these frames, so their mean score is 0
+    assert output.score.mean() == pytest.approx(0, abs=0.05)
+
+
+def test_an_engine_scores_as_the_checkpoints_do_for_any_batch(bundle: Bundle, data: Path) -> None:
+    views = load_views(find_data(data).train, Profile.from_dict(bundle.profile))
+    engine = open_engine(bundle, device="cpu")
+    whole = engine.run(views.images, views.valid)
+    for rows in (slice(0, 1), slice(1, 3), slice(3, 8)):
+        part = engine.run(views.images[rows], views.valid[rows])
+        np.testing.assert_allclose(part.score, whole.score[rows], atol=1e-3)
+        np.testing.assert_allclose(part.anomaly_map, whole.anomaly_map[rows], atol=5e-3)
+
+
+def test_the_run_folder_tells_the_story(bundle: Bundle) -> None:
+    run = bundle.path.with_name("smoke.run")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    stages = {json.loads(line)["stage"] for line in lines}
+    assert stages == {"pretrain_global", "pretrain_local", "igd_global", "igd_local"}
+    assert (run / "losses.png").stat().st_size > 0
+
+
+def test_resuming_a_finished_run_exports_again_with_other_thresholds(
+    bundle: Bundle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "onnx_program", lambda _: bundle.program.read_bytes())
+    lines: list[str] = []
+    config = replace(SMOKE, alert=replace(SMOKE.alert, enter=0.99))
+    again = training.train(
+        data, bundle.path, config, command="again", resume=True, overwrite=True, say=lines.append
+    )
+    assert sum("goes on at step" in line for line in lines) == 4
+    assert again.alert["enter"] == 0.99
+    np.testing.assert_allclose(again.golden.score, bundle.golden.score, atol=1e-5)
+
+
+def test_the_same_seed_trains_the_same_networks(data: Path, tmp_path: Path) -> None:
+    states = []
+    for name in ("a", "b"):
+        with pytest.raises(StopIteration):
+            training.train(
+                data, tmp_path / name, SMOKE, command="", say=_stop_at("export: standardising")
+            )
+        states.append(torch.load(tmp_path / f"{name}.run" / "igd_local.pt", weights_only=True))
+    for a, b in zip(*(s["modules"]["igd"].values() for s in states), strict=True):
+        assert torch.equal(a, b)
+
+
+class _Stop:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __call__(self, line: str) -> None:
+        if line.startswith(self.text):
+            raise StopIteration
+
+
+def _stop_at(text: str) -> _Stop:
+    return _Stop(text)
+
+
+def test_an_existing_bundle_is_refused_before_any_training(bundle: Bundle, data: Path) -> None:
+    with pytest.raises(OutputError, match="is there already"):
+        training.train(data, bundle.path, SMOKE, command="", say=lambda _: None)
+
+
+def test_a_folder_without_frames_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images"):
+        training.train(tmp_path, tmp_path / "x", SMOKE, command="", say=lambda _: None)
+    assert not (tmp_path / "x.run").exists()
+
+
+def test_evaluation_gives_every_figure_with_its_baselines(
+    bundle: Bundle, data: Path, tmp_path: Path
+) -> None:
+    engine = open_engine(bundle, device="cpu")
+    document = evaluate(data, bundle, engine, tmp_path / "figures", resamples=20)
+    text = table(document)
+    for words in ("AUROC", "IoU", "polyp", "alert"):
+        assert words in text
+    assert (tmp_path / "figures" / "maps.png").stat().st_size > 0
+
+
+def test_a_bundle_can_be_loaded_from_its_folder_alone(bundle: Bundle) -> None:
+    assert load_bundle(bundle.path).model_id == bundle.model_id
