@@ -122,9 +122,8 @@ def test_score_and_map_are_weighted_sums_of_standardised_terms() -> None:
     score, anomaly_map, same = program(frames, valid)
     torch.testing.assert_close(same, parts)
     torch.testing.assert_close(score, ((parts - parts.mean(dim=0)) / 2).mean(dim=1))
-    torch.testing.assert_close(
-        anomaly_map, 0.25 * maps[:, 0] + 0.25 * maps[:, 1] + 0.5 * maps[:, 2]
-    )
+    expected = 0.25 * maps[:, 0] + 0.25 * maps[:, 1] + 0.5 * maps[:, 2]
+    torch.testing.assert_close(anomaly_map, expected)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from trainer.sampling import MIN_VALID, Pool, shrink
 
 
 def pool() -> Pool:
-    """Two 64x64 frames; the left half of each is not valid. Red tells the frame, green the column."""
+    """Two 64x64 frames, their left halves not valid. Red tells the frame, green the column."""
     images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
     images[:, 0] = torch.tensor([50, 100], dtype=torch.uint8)[:, None, None]
     images[:, 1] = torch.arange(64, dtype=torch.uint8)

@@ -153,7 +153,8 @@ def load_config(preset: str, file: Path | None = None, settings: Sequence[str] =
     if preset not in PRESETS:
         raise ConfigError(f"no preset named {preset!r}. Known presets: {', '.join(PRESETS)}.")
     preset_file = Path(__file__).parent / "presets" / f"{preset}.toml"
-    config: TrainConfig = _merge(TrainConfig(preset=preset), _read(preset_file), f"preset {preset}", "")
+    table = _read(preset_file)
+    config: TrainConfig = _merge(TrainConfig(preset=preset), table, f"preset {preset}", "")
     if file is not None:
         config = _merge(config, _read(file), str(file), "")
     for setting in settings:
@@ -163,10 +164,10 @@ def load_config(preset: str, file: Path | None = None, settings: Sequence[str] =
                 f"--set {setting} has no '='. Write --set KEY=VALUE, e.g. "
                 "--set local_igd.steps=2000."
             )
-        table: Any = _parse_value(value)
+        change: Any = _parse_value(value)
         for name in reversed(key.strip().split(".")):
-            table = {name: table}
-        config = _merge(config, table, f"--set {setting}", "")
+            change = {name: change}
+        config = _merge(config, change, f"--set {setting}", "")
     return config
 
 
