@@ -317,7 +317,7 @@ def test_every_matrix_and_range_gives_back_the_colour(rgb, colour: Colour) -> No
 def test_conversion_is_that_of_the_slow_reference(colour: Colour) -> None:
     """Planes in cells of one view pixel each, so that nothing is averaged but equals."""
     random = np.random.default_rng(0)
-    y = random.integers(16, 200, VIEW_SIZE, dtype=np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    y = random.integers(40, 90, VIEW_SIZE, dtype=np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     u, v = random.integers(60, 196, (2, *VIEW_SIZE), dtype=np.uint8)
     frame = Frame(y, u, v, 0, Fraction(1, 25), colour)
     luma_at, blue_at, red_at = (plane.astype(np.float64) for plane in (y[::2, ::2], u, v))
@@ -332,7 +332,7 @@ def test_conversion_is_that_of_the_slow_reference(colour: Colour) -> None:
     green = (luma_at - kr * red - kb * blue) / (1 - kr - kb)
     expected = np.clip(255 * np.stack([red, green, blue], axis=2), 0, 255)
     view = ViewTracker(NONE).update(frame)
-    assert view.field.width == 512 and view.valid_fraction > 0.3
+    assert view.field.width == 512 and view.valid_fraction > 0.5
     assert np.abs(view.image - expected)[view.valid].max() < 0.51
 
 

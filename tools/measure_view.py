@@ -1,8 +1,9 @@
 """How well the field of view is found: mean IoU with the boxes in the data folder's index.csv.
 
-    python tools/measure_view.py ../shared/data
+    python tools/measure_view.py DATA_FOLDER
 
-Reads normal/train and normal/calibration only; `--also polyp cvc` reports others, never to tune on.
+Reads normal/train and normal/calibration; `--also polyp cvc` reports others beside them, on which
+nothing is ever tuned.
 """
 
 import argparse
