@@ -240,8 +240,8 @@ def _container_in(file: _OneFile, shown: str) -> InputContainer:
     file.seek(0, os.SEEK_SET)
     is_mp4 = head[4:8] in (b"ftyp", b"mdat", b"wide", b"free")
     cut_off = (
-        f"{shown} seems to be cut off: the index of an MP4 is written last, and it is not whole. "
-        "Copy the recording again, or repair it with the recorder's own tool."
+        f"{shown} holds no video: the index of an MP4 is written last, and it is missing or not "
+        "whole. The recording was cut off: copy it again, or repair it with the recorder's tool."
     )
     try:
         container = av.open(

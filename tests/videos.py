@@ -184,6 +184,7 @@ def remux(
     """Copy the video packets of `source`, each as `edit(packet, k)` gives it; None drops one."""
     with av.open(str(source)) as read, av.open(str(path), "w", format=format) as write:
         stream = write.add_stream_from_template(read.streams.video[0], opaque=True)
+        write.start_encoding()
         for k, packet in enumerate(p for p in read.demux(video=0) if p.size):
             edited = edit(packet, k)
             if edited is not None:
