@@ -4,12 +4,14 @@ stdout is data, stderr is for people. Nothing heavy is imported before a command
 """
 
 import json
+import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from ccdstream.bundle import Bundle
     from ccdstream.decode import VideoSource
     from ccdstream.engine.select import SelectedEngine
-    from ccdstream.pipeline import OutputFiles, Progress, RunResult
+    from ccdstream.pipeline import OutputFiles, Progress, RunOptions
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,29 +38,16 @@ app = typer.Typer(
 model_app = typer.Typer(no_args_is_help=True, help="Look into a model bundle, or check it here.")
 app.add_typer(model_app, name="model")
 
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".3gp",
-        ".asf",
-        ".avi",
-        ".dv",
-        ".flv",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".mxf",
-        ".ogv",
-        ".ts",
-        ".vob",
-        ".webm",
-        ".wmv",
-    ]
-)
+VIDEO_SUFFIXES = frozenset({
+    ".3gp", ".asf", ".avi", ".dv", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg",
+    ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+})  # fmt: skip
+"""Which files of a folder are recordings. A file that is named itself may be called anything."""
+
+OVERLAY_SUFFIX = ".overlay.mp4"
+"""What a run leaves, and so no recording of the folder that it lies in."""
+
+PLAIN_PROGRESS_EVERY_S = 10.0
 
 
 class Device(StrEnum):
@@ -112,41 +101,77 @@ def main(
 
 
 @contextmanager
-def _errors_as_messages() -> Iterator[None]:
-    """Print errors that the user can act on, and let bugs keep their traceback."""
+def _command() -> Iterator[None]:
+    """What every command does alike: errors that the user can act on become one line and exit 1;
+    Ctrl-C and SIGTERM leave nothing unfinished behind, and exit 130. Bugs keep their traceback."""
+    # SIGINT too: a shell starts what it runs in the background with SIGINT ignored
+    before = {
+        n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     except CcdstreamError as error:
-        _say(f"error: {error}", red=True)
+        _complain(error)
         raise typer.Exit(1) from None
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone; there is nobody to tell
-        raise typer.Exit(1) from None
-
-
-def _say(text: str, *, red: bool = False) -> None:
-    typer.secho(text, err=True, fg=typer.colors.RED if red else None)
+    except KeyboardInterrupt:
+        _say("interrupted: what was not finished is gone")
+        raise typer.Exit(130) from None
+    finally:
+        _restore(before)
 
 
 @contextmanager
 def _interrupts_end_input() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C or SIGTERM end the video, so that open work is finished; the next aborts.
+    """Let the first Ctrl-C or SIGTERM end the video, so that open work is finished.
 
     A KeyboardInterrupt would land between encoding a packet and writing it, and lose the packet.
+    The second one is a KeyboardInterrupt; no third one can disturb the tidying up after that.
     """
     pressed = False
 
-    def on_signal(number: int, _frame: object) -> None:
+    def on_signal(_number: int, _frame: object) -> None:
         nonlocal pressed
+        if pressed:
+            for number in before:
+                signal.signal(number, signal.SIG_IGN)
+            raise KeyboardInterrupt
         pressed = True
-        signal.signal(number, signal.default_int_handler)
 
     before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: pressed
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
+
+
+def _restore(handlers: "dict[signal.Signals, Any]") -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _tell(text: str) -> None:
+    """Print data: on stdout, at once."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:  # whoever read it has gone; typer ends the program without a word
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write to the standard output: {error.strerror}.") from error
+
+
+def _say(text: str, *, red: bool = False) -> None:
+    """Print a word to people: on stderr."""
+    typer.echo(typer.style(text, fg=typer.colors.RED) if red else text, err=True)
+
+
+def _complain(error: CcdstreamError) -> None:
+    """Print what went wrong, on one line whatever a library or a file name put into it."""
+    line = " ".join(str(error).splitlines())
+    _say(f"error: {''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)}", red=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @app.command(no_args_is_help=True)
@@ -174,7 +199,7 @@ def run(
 
     Example: ccdstream run case12.mp4 -o results --json > alerts.jsonl
     """
-    with _errors_as_messages():
+    with _command():
         from ccdstream.pipeline import RunOptions
 
         options = RunOptions(
@@ -182,41 +207,67 @@ def run(
         )
         if None not in (options.start_s, options.end_s) and options.end_s <= options.start_s:  # type: ignore[operator]
             raise typer.BadParameter("--to must be later than --from.")
-        jobs = _jobs(inputs, output)
-        bundle, engine = _open_model(model, device)
-        failed = False
+        recordings, failed = _recordings(inputs)
+        jobs = _jobs(recordings, output)
+        if not jobs:
+            raise typer.Exit(1)
+        analysis = _Analysis(*_open_model(model, device), options, as_json, quiet)
         with _interrupts_end_input() as stopped:
             for path, files in jobs:
                 try:
-                    _run_one(path, files, bundle, engine, options, stopped, as_json, quiet)
+                    analysis.run(path, files, stopped, titled=len(jobs) > 1)
                 except CcdstreamError as error:
-                    _say(f"error: {error}", red=True)
+                    _complain(error)
                     failed = True
                 if stopped():
-                    break
-        if stopped():
-            _say("interrupted: every file up to there is finished")
-            raise typer.Exit(130)
+                    _say("interrupted: what was analysed up to there is whole")
+                    raise typer.Exit(130)
         if failed:
             raise typer.Exit(1)
 
 
-def _jobs(inputs: list[Path], output: Path | None) -> "list[tuple[Path, OutputFiles]]":
+def _recordings(inputs: Sequence[Path]) -> tuple[list[Path], bool]:
+    """The recordings that `inputs` name, and whether one of these names none."""
+    recordings: list[Path] = []
+    failed = False
+    for path in inputs:
+        try:
+            recordings += _videos_in(path) if os.path.isdir(path) else [path]
+        except VideoOpenError as error:
+            _complain(error)
+            failed = True
+    return recordings, failed
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    """The recordings directly in a folder, without hidden files and the overlays of past runs."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise VideoOpenError(
+            f"cannot look into the folder {show_path(folder)}: {error.strerror}. "
+            "Check that it may be read."
+        ) from error
+    videos = [
+        path
+        for path in entries
+        if path.suffix.lower() in VIDEO_SUFFIXES
+        and not path.name.startswith(".")
+        and not path.name.endswith(OVERLAY_SUFFIX)
+        and path.is_file()
+    ]
+    if not videos:
+        raise VideoOpenError(
+            f"no videos in the folder {show_path(folder)}. "
+            "Expected files such as .mp4, .mkv or .avi directly in it."
+        )
+    return videos
+
+
+def _jobs(recordings: Sequence[Path], output: Path | None) -> "list[tuple[Path, OutputFiles]]":
     """Each recording with where its results go."""
     from ccdstream.pipeline import OutputFiles
 
-    recordings: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            videos = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
-            if not videos:
-                raise VideoOpenError(
-                    f"no videos in the folder {show_path(path)}. Expected files such as .mp4, .mkv "
-                    "or .avi directly in it."
-                )
-            recordings += videos
-        else:
-            recordings.append(path)
     jobs = [(p, OutputFiles(output or Path(f"{p.stem}.ccdstream"), p.stem)) for p in recordings]
     owner: dict[Path, Path] = {}
     for path, files in jobs:
@@ -233,8 +284,10 @@ def _jobs(inputs: list[Path], output: Path | None) -> "list[tuple[Path, OutputFi
 def _open_model(model: Path | None, device: Device) -> "tuple[Bundle, SelectedEngine]":
     from ccdstream.bundle import load_bundle
     from ccdstream.engine.select import open_engine
+    from ccdstream.pipeline import check_bundle
 
     bundle = load_bundle(model)
+    check_bundle(bundle)
     return bundle, open_engine(bundle, device=device.value)
 
 
@@ -247,122 +300,163 @@ def _time(option: str, text: str | None) -> float | None:
         raise typer.BadParameter(f"{option}: {error}") from error
 
 
-def _run_one(
-    path: Path,
-    files: "OutputFiles",
-    bundle: "Bundle",
-    engine: "SelectedEngine",
-    options: Any,
-    stopped: Callable[[], bool],
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    from ccdstream import pipeline
-    from ccdstream.report.alerts import alert_line
+@dataclass(frozen=True, slots=True)
+class _Analysis:
+    """How every recording of a command is analysed, and what is said about it."""
 
-    if not quiet:
-        _say(f"{show_path(path.name)}: {bundle.model_id}, {engine.name} on {engine.device}")
+    bundle: "Bundle"
+    engine: "SelectedEngine"
+    options: "RunOptions"
+    as_json: bool
+    quiet: bool
 
-    def print_alert(alert: "Alert", source: "VideoSource") -> None:
-        if as_json:
-            typer.echo(alert_line(alert, source.time_base))
+    def run(
+        self, path: Path, files: "OutputFiles", stopped: Callable[[], bool], *, titled: bool = False
+    ) -> None:
+        """Analyse one recording; `titled`: the table on stdout says which it belongs to."""
+        from ccdstream import pipeline
+        from ccdstream.report.alerts import alert_record
 
-    with _progress(quiet) as on_progress:
-        result = pipeline.run(
-            path,
-            files,
-            bundle=bundle,
-            engine=engine,
-            options=options,
-            stopped=stopped,
-            on_progress=on_progress,
-            on_alert=print_alert,
+        name = show_path(path.name)
+        if not self.quiet:
+            _say(f"{name}: {self.bundle.model_id}, {self.engine.name} on {self.engine.device}")
+        with _progress("frame", self.quiet) as bar:
+            said = False
+
+            def on_progress(progress: "Progress") -> None:
+                nonlocal said
+                bar.update(
+                    progress.frames,
+                    progress.frame_count_hint,
+                    f", {_count(progress.alerts, 'alert')}",
+                )
+                if stopped() and not said and not self.quiet:
+                    said = True
+                    bar.aside(lambda: _say("stopping: the files are being finished"))
+
+            def on_alert(alert: "Alert", source: "VideoSource") -> None:
+                if self.as_json:
+                    line = {"recording": path.name, **alert_record(alert, source.time_base)}
+                    bar.aside(lambda: _tell(json.dumps(line, allow_nan=False)))
+
+            result = pipeline.run(
+                path,
+                files,
+                bundle=self.bundle,
+                engine=self.engine,
+                options=self.options,
+                stopped=stopped,
+                on_progress=on_progress,
+                on_alert=on_alert,
+            )
+        for warning in result.warnings:
+            _say(f"warning: {name}: {warning}")
+        if self.quiet:
+            return
+        uninformative = result.frames - result.informative_frames
+        _say(
+            f"{_count(result.frames, 'frame')} from {timecode(result.first_s)} to "
+            f"{timecode(result.last_s)}, {uninformative} of them uninformative; "
+            f"{result.frames / max(result.wall_s, 1e-9):.1f} frames/s"
         )
-    for warning in result.warnings:
-        _say(f"warning: {show_path(path.name)}: {warning}")
-    if not quiet:
-        _summary(path, result, options.video, as_json)
+        if not self.as_json:
+            if titled:
+                _tell(name)
+            _tell("\n".join(_table(result.alerts)))
+        for file in result.files.all(self.options.video):
+            _say(f"  {show_path(file)}")
+        _say(NOTICE)
 
 
-def _summary(path: Path, result: "RunResult", video: str, as_json: bool) -> None:
-    """What was found, as a short table, and where it lies."""
-    unclear = result.frames - result.informative_frames
-    seconds = result.last_s - result.first_s
-    _say(
-        f"{result.frames} frames, {seconds:.1f} s of video in {result.wall_s:.1f} s "
-        f"({result.frames / max(result.wall_s, 1e-9):.1f} frames/s); "
-        f"{unclear} frames told nothing"
-    )
-    if not as_json:
-        if result.alerts:
-            typer.echo("alert  start         end           peak          score  where")
-        for a in result.alerts:
-            where = (
-                "whole frame"
-                if a.clock is None
-                else "centre"
-                if a.clock == "centre"
-                else (f"{a.clock} o'clock")
-            )
-            typer.echo(
-                f"{a.number:5d}  {timecode(a.start_s)}  {timecode(a.end_s)}  {timecode(a.peak_s)}  "
-                f"{int(a.peak_score * 1000) / 1000:.3f}  {where}"
-            )
-        if not result.alerts:
-            typer.echo("no alerts: nothing stayed unusual against normal training frames")
-    for file in result.files.all(video):
-        _say(f"  {show_path(file)}")
-    _say(NOTICE)
+def _table(alerts: "Sequence[Alert]") -> list[str]:
+    """The alerts as a short table."""
+    if not alerts:
+        return ["no alerts: nothing stayed unusual against normal training frames"]
+    lines = ["alert  start         end           peak          score  where"]
+    for a in alerts:
+        where = f"{a.clock} o'clock" if isinstance(a.clock, int) else a.clock or "whole frame"
+        score = int(a.peak_score * 1000) / 1000  # cut, not rounded: a score is never shown as 1
+        lines.append(
+            f"{a.number:5d}  {timecode(a.start_s)}  {timecode(a.end_s)}  {timecode(a.peak_s)}  "
+            f"{score:.3f}  {where}"
+        )
+    return lines
+
+
+class _Bar:
+    """Progress that nobody sees, and what the kinds that can be seen have in common."""
+
+    def __init__(self, noun: str) -> None:
+        self._noun = noun
+        self._began = time.monotonic()
+
+    def update(self, done: int, total: int | None, more: str = "") -> None:
+        """Say that `done` of `total` are done."""
+
+    def aside(self, say: Callable[[], None]) -> None:
+        """Print something else meanwhile."""
+        say()
+
+    def _text(self, done: int, total: int | None, more: str) -> str:
+        rate = done / max(time.monotonic() - self._began, 1e-6)
+        of = "" if total is None else f" of {total}"
+        return f"{done}{of} {self._noun}s, {rate:.1f} {self._noun}s/s{more}"
+
+
+class _PlainBar(_Bar):
+    """A line now and then, for a log."""
+
+    def __init__(self, noun: str) -> None:
+        super().__init__(noun)
+        self._last = self._began
+
+    def update(self, done: int, total: int | None, more: str = "") -> None:
+        if time.monotonic() - self._last >= PLAIN_PROGRESS_EVERY_S:
+            self._last = time.monotonic()
+            _say(self._text(done, total, more))
+
+
+class _TerminalBar(_Bar):
+    """A bar on the terminal, with the time left."""
+
+    def __init__(self, noun: str) -> None:
+        super().__init__(noun)
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.rich = Progress(
+            BarColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            # rich would print on stderr what is written to stdout meanwhile
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self.rich.add_task("", total=None)
+
+    def update(self, done: int, total: int | None, more: str = "") -> None:
+        text = self._text(done, total, more)
+        self.rich.update(self._task, completed=done, total=total, description=text)
+
+    def aside(self, say: Callable[[], None]) -> None:
+        self.rich.stop()
+        say()
+        self.rich.start()
 
 
 @contextmanager
-def _progress(quiet: bool) -> "Iterator[Callable[[Progress], None]]":
-    """A bar on a terminal, a plain line every ten seconds elsewhere, nothing if quiet."""
+def _progress(noun: str, quiet: bool) -> Iterator[_Bar]:
+    """A bar on a terminal, a plain line now and then elsewhere, nothing if quiet."""
     if quiet:
-        yield lambda _: None
-        return
-    if not sys.stderr.isatty():
-        started = last = time.monotonic()
-
-        def line(progress: "Progress") -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= 10:
-                last = now
-                rate = progress.frames / (now - started)
-                total = progress.frame_count_hint
-                _say(
-                    f"{progress.frames}{f' of {total}' if total else ''} frames, "
-                    f"{rate:.1f} frames/s, {progress.alerts} alerts"
-                )
-
-        yield line
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} frames"),
-        TextColumn("{task.fields[rate]:.1f}/s"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[alerts]} alerts"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None, rate=0.0, alerts=0)
-        began = time.monotonic()
-
-        def update(progress: "Progress") -> None:
-            rate = progress.frames / max(time.monotonic() - began, 1e-6)
-            bar.update(
-                task,
-                completed=progress.frames,
-                total=progress.frame_count_hint,
-                rate=rate,
-                alerts=progress.alerts,
-            )
-
-        yield update
+        yield _Bar(noun)
+    elif not sys.stderr.isatty():
+        yield _PlainBar(noun)
+    else:
+        bar = _TerminalBar(noun)
+        with bar.rich:
+            yield bar
 
 
 @app.command(no_args_is_help=True)
@@ -382,27 +476,28 @@ def score(
 
     Example: ccdstream score frames/ -o scores.csv --maps maps
     """
-    with _errors_as_messages():
+    with _command():
         from ccdstream.stills import find_images, score_stills
 
         images = find_images(paths)
         bundle, engine = _open_model(model, device)
-        unreadable: list[str] = []
-        results = score_stills(
-            images,
-            output,
-            bundle=bundle,
-            engine=engine,
-            maps=maps,
-            batch=batch,
-            overwrite=overwrite,
-            on_unreadable=unreadable.append,
-        )
-        for warning in unreadable:
-            _say(f"warning: {warning}")
+        with _progress("image", quiet) as bar:
+            results = score_stills(
+                images,
+                output,
+                bundle=bundle,
+                engine=engine,
+                maps=maps,
+                batch=batch,
+                overwrite=overwrite,
+                on_image=lambda done: bar.update(done, len(images)),
+                on_unreadable=lambda why: bar.aside(lambda: _say(f"warning: {why}")),
+            )
         if not quiet:
-            _say(f"{len(results)} images scored, {len(unreadable)} could not be read: "
-                 f"{show_path(output)}")  # fmt: skip
+            left_out = len(images) - len(results)
+            _say(
+                f"{_count(len(results), 'image')} scored, {left_out} left out: {show_path(output)}"
+            )
 
 
 @app.command()
@@ -419,17 +514,29 @@ def sample(
 
     Example: ccdstream sample -o sample.mp4 --seconds 20
     """
-    with _errors_as_messages(), _interrupts_end_input() as stopped:
-        from ccdstream.demo import truth_path, write_sample
-        from ccdstream.sample import SampleOptions
+    with _command():
+        from ccdstream.demo import truth_path
 
-        write_sample(
-            output, SampleOptions(seconds=seconds, seed=seed), overwrite=overwrite, stopped=stopped
-        )
+        _write_sample(output, seconds, seed, overwrite, quiet)
         if not quiet:
             _say(f"{show_path(output)} and {show_path(truth_path(output))}")
-        if stopped():
-            raise typer.Exit(130)
+
+
+def _write_sample(video: Path, seconds: float, seed: int, overwrite: bool, quiet: bool) -> None:
+    from ccdstream.demo import write_sample
+    from ccdstream.sample import SampleOptions
+
+    try:
+        options = SampleOptions(seconds=seconds, seed=seed)
+    except ValueError as error:  # not a number, which no range of an option excludes
+        raise typer.BadParameter(str(error)) from error
+    with _progress("frame", quiet) as bar:
+        write_sample(
+            video,
+            options,
+            overwrite=overwrite,
+            on_frame=lambda done: bar.update(done, options.frame_count),
+        )
 
 
 @app.command()
@@ -447,12 +554,16 @@ def demo(
 
     Example: ccdstream demo
     """
-    with _errors_as_messages(), _interrupts_end_input() as stopped:
-        from ccdstream.demo import truth_path, write_sample
+    with _command():
+        from ccdstream.demo import truth_path
         from ccdstream.pipeline import OutputFiles, RunOptions
-        from ccdstream.sample import SampleOptions
+        from ccdstream.report.files import refuse_existing
 
-        video = output / "sample.mp4"
+        video, files = output / "sample.mp4", OutputFiles(output, "sample")
+        if not overwrite:
+            for file in (video, truth_path(video), *files.all("overlay")):
+                refuse_existing(file)
+        bundle, engine = _open_model(model, Device.auto)
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -460,25 +571,22 @@ def demo(
                 f"cannot make the folder {show_path(output)}: {error.strerror}. "
                 "Choose another --output."
             ) from error
-        bundle, engine = _open_model(model, Device.auto)
         if not quiet:
             _say(f"making {seconds:g} s of synthetic procedure: {show_path(video)}")
-        write_sample(
-            video, SampleOptions(seconds=seconds, seed=seed), overwrite=overwrite, stopped=stopped
-        )
-        if not stopped():
-            files = OutputFiles(output, "sample")
-            options = RunOptions(overwrite=overwrite)
-            _run_one(video, files, bundle, engine, options, stopped, False, quiet)
+        _write_sample(video, seconds, seed, overwrite, quiet)
+        analysis = _Analysis(bundle, engine, RunOptions(overwrite=overwrite), False, quiet)
+        with _interrupts_end_input() as stopped:
+            analysis.run(video, files, stopped)
+            interrupted = stopped()
         if not quiet:
             _say(
-                f"overlay video: {show_path(output / 'sample.overlay.mp4')}\n"
-                f"alerts:        {show_path(output / 'sample.alerts.csv')}\n"
-                f"report:        {show_path(output / 'sample.run.json')}\n"
+                f"overlay video: {show_path(files.path('overlay.mp4'))}\n"
+                f"alerts:        {show_path(files.path('alerts.csv'))}\n"
+                f"report:        {show_path(files.path('run.json'))}\n"
                 f"truth:         {show_path(truth_path(video))}\n"
                 "The sample is rendered: it shows how results look, not how accurate they are."
             )
-        if stopped():
+        if interrupted:
             raise typer.Exit(130)
 
 
@@ -498,7 +606,7 @@ def train(
 
     Example: ccdstream train frames/ -o my-model --preset quick
     """
-    with _errors_as_messages():
+    with _command():
         from trainer.config import load_config
         from trainer.train import train as train_bundle
 
@@ -531,12 +639,12 @@ def evaluate(
 
     Example: ccdstream evaluate data/ -o figures
     """
-    with _errors_as_messages():
+    with _command():
         from trainer import evaluate as evaluation
 
         bundle, engine = _open_model(model, device)
         document = evaluation.evaluate(data, bundle, engine, output, overwrite=overwrite)
-        typer.echo(json.dumps(document) if as_json else evaluation.table(document))
+        _tell(json.dumps(document) if as_json else evaluation.table(document))
 
 
 @model_app.command()
@@ -550,11 +658,11 @@ def show(
 
     Example: ccdstream model show
     """
-    with _errors_as_messages():
+    with _command():
         from ccdstream.bundle import describe, load_bundle
 
         loaded = load_bundle(bundle)
-        typer.echo(json.dumps(loaded.manifest) if as_json else describe(loaded))
+        _tell(json.dumps(loaded.manifest) if as_json else describe(loaded))
 
 
 @model_app.command()
@@ -568,9 +676,9 @@ def verify(
 
     Example: ccdstream model verify
     """
-    with _errors_as_messages():
+    with _command():
         loaded, engine = _open_model(bundle, device)
-        typer.echo(f"{loaded.model_id}: files whole; {engine.reason}")
+        _tell(f"{loaded.model_id}: files whole; {engine.reason}")
 
 
 @app.command()
@@ -579,8 +687,8 @@ def doctor(as_json: Json = False) -> None:
 
     Example: ccdstream doctor
     """
-    with _errors_as_messages():
+    with _command():
         from ccdstream import doctor as examination
 
         found = examination.report()
-        typer.echo(json.dumps(found) if as_json else "\n".join(examination.lines(found)))
+        _tell(json.dumps(found) if as_json else "\n".join(examination.lines(found)))

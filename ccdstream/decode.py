@@ -37,7 +37,7 @@ from av.filter import Graph
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from ccdstream.errors import VideoDecodeError, VideoOpenError, show_path
@@ -49,11 +49,16 @@ _REFERRING = (
 )
 """Formats that name other files, hosts or scripts instead of holding a recording."""
 
-_ANYTHING = ("adf", "bin", "bitpacked", "data", "idf", "rawvideo", "tty", "v210", "v210x", "xbin")
-"""Formats that would make a "video" out of text, or of any bytes at all."""
+_PROTOCOLS = "none"
+"""What FFmpeg may open by a name. No protocol has this one."""
 
 _MAX_PIXELS = 8192 * 4320
 """Largest picture that is decoded, 8K: a few bytes can claim a picture that fills the memory."""
+
+_METADATA: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+"""So that a title in another encoding is no error; from PyAV 19 on it is none anyway."""
 
 _READ_BYTES = 1 << 18
 """Bytes that FFmpeg asks the file for at a time."""
@@ -207,9 +212,9 @@ def _reason(error: BaseException) -> str:
 def _open(path: Path) -> tuple[InputContainer, _OneFile]:
     """The container in `path`, and the file to close after it.
 
-    FFmpeg never sees the name: it reads through a file object, and its protocol list holds only a
-    name that no protocol has. So no format can make it open anything else, whichever formats future
-    versions add. The formats that would try are refused on top.
+    FFmpeg never sees the name: it reads through a file object, and may open nothing by a name
+    (`_PROTOCOLS`). So no format can make it open anything else, whichever formats future versions
+    add. The formats that would try are refused on top.
 
     Raises:
         VideoOpenError: it is no readable file, or no recording.
@@ -244,16 +249,16 @@ def _container_in(file: _OneFile, shown: str) -> InputContainer:
         "whole. The recording was cut off: copy it again, or repair it with the recorder's tool."
     )
     try:
-        container = av.open(
+        container: InputContainer = av.open(
             file,
             mode="r",
             options={
-                "protocol_whitelist": "none",
-                "format_whitelist": ",".join(av.formats_available - {*_REFERRING, *_ANYTHING}),
+                "protocol_whitelist": _PROTOCOLS,
+                "format_whitelist": ",".join(av.formats_available.difference(_REFERRING)),
                 "max_pixels": str(_MAX_PIXELS),
             },
-            metadata_errors="replace",
             buffer_size=_READ_BYTES,
+            **_METADATA,
         )
     except (av.FFmpegError, OSError) as error:
         if file.error is not None:  # the disk's words say more than FFmpeg's
@@ -389,8 +394,8 @@ _MATRICES: dict[int, tuple[Matrix, int]] = {
 }
 _SWS_OF: dict[Matrix, int] = {"bt601": 5, "bt709": 1, "bt2020": 9}
 _LIMITED, _FULL = 1, 2  # AVColorRange
-_QUICK = Interpolation.BILINEAR
-_EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_QUICK = 0x2  # SWS_BILINEAR
+_EXACT = 0x2 | 0x2000 | 0x40000  # and SWS_FULL_CHR_H_INT, SWS_ACCURATE_RND
 """For a change of colour: the error is then below 1 code, else up to 2; 2 ms more at 1080p."""
 
 _READY = frozenset(("yuv420p", "yuvj420p", "yuva420p"))
@@ -506,8 +511,8 @@ class _Orientation:
         """
         try:
             data = picture.side_data.get("DISPLAYMATRIX")
-        except ValueError:  # PyAV does not know some other side data of this picture
-            turn = picture.rotation  # degrees, counterclockwise
+        except ValueError:  # PyAV does not know some other side data of this picture, as EXIF
+            turn = picture.rotation  # degrees, counterclockwise; a mirror image goes unnoticed
             return _Orientation._turned(round(-turn / 90) % 4)
         if data is None:
             return _Orientation()
@@ -560,7 +565,9 @@ class _Deinterlacer:
     one pays nothing), and changes flagged pictures only. FFmpeg's bwdif, one picture for a frame.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, codec: str) -> None:
+        # To PNG the flag means that the file holds a coarse picture first (Adam7), not two fields.
+        self._works = codec not in ("png", "apng")
         self._graph: Graph | None = None
         self._kind: tuple[object, ...] = ()
         self._times: deque[int] = deque()
@@ -571,12 +578,15 @@ class _Deinterlacer:
         kind = (picture.format.name, picture.width, picture.height)
         if self._graph is not None and kind != self._kind:
             yield from self.finish()
-        if self._graph is None and not picture.interlaced_frame:
+        if self._graph is None and picture.interlaced_frame and self._works:
+            try:
+                self._graph, self._kind = self._new_graph(picture), kind
+            except av.FFmpegError:  # fewer than three rows, for example: left as they are
+                self._works = False
+        if self._graph is None:
             yield picture, time
             return
         self.seen = True
-        if self._graph is None:
-            self._graph, self._kind = self._new_graph(picture), kind
         picture.pts = time
         self._times.append(time)
         self._graph.vpush(picture)
@@ -603,14 +613,15 @@ class _Deinterlacer:
     @staticmethod
     def _new_graph(picture: VideoFrame) -> Graph:
         graph = Graph()
-        graph.threads = 1
         source = graph.add(
             "buffer",
             video_size=f"{picture.width}x{picture.height}",
             pix_fmt=picture.format.name,
             time_base="1/1000000",  # any will do: times are kept beside the graph
         )
-        bwdif = graph.add("bwdif", mode="send_frame", parity="auto", deint="interlaced")
+        bwdif = graph.add(
+            "bwdif", mode="send_frame", parity="auto", deint="interlaced", threads="1"
+        )
         graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
         return graph
 
@@ -713,7 +724,7 @@ class VideoSource:
             else round(self.duration_s * self.average_rate)
         )
         self._clock = _Clock(self.time_base, self.average_rate, self._start, self.problems)
-        self._deinterlacer = _Deinterlacer()
+        self._deinterlacer = _Deinterlacer(self.codec)
         self._planes = _Planes()
         self._ahead: list[Packet[VideoStream]] = []  # read from the file, not yet decoded
         self._resume_after: int | None = None  # pictures up to this pts are not wanted
@@ -802,7 +813,11 @@ class VideoSource:
                 self.problems.size_changes += upright != before[0]
                 self.problems.colour_changes += colour != before[1]
             before = (upright, colour)
-            y, u, v = self._planes.of(picture, orientation.size(self.size), self.colour)
+            try:
+                y, u, v = self._planes.of(picture, orientation.size(self.size), self.colour)
+            except av.FFmpegError:  # a format that swscale cannot read
+                self._pictures -= 1
+                continue
             frame = Frame(
                 orientation.apply(y),
                 orientation.apply(u),
@@ -859,7 +874,7 @@ class VideoSource:
             return self._stream.codec_context.decode(packet)
         except av.error.EOFError:  # drained already
             return []
-        except av.FFmpegError:
+        except (av.FFmpegError, ValueError):  # ValueError: from PyAV 19 on, the decoder refused
             self.problems.corrupt_packets += not marked
             return []
 
@@ -883,15 +898,16 @@ class VideoSource:
             except IndexError:  # PyAV, at the end of a file in which a stream appeared late
                 failures = 0
             except av.FFmpegError:
+                self.problems.demux_errors += failures == 0
                 failures += 1
             except OSError:
+                self.problems.demux_errors += failures == 0
                 failures = _TRIES
             if 0 < failures < _TRIES:
                 continue
             yield None
             if failures == 0:
                 return
-            self.problems.demux_errors += 1
             skips += 1
             if skips > _MAX_SKIPS or not self._skip_ahead():
                 self.problems.truncated = True
@@ -963,16 +979,30 @@ class VideoSource:
         if whole and self.format.startswith("mov") and self._stream.frames:
             absent = self._stream.frames - self._packets_read
             problems.missing_frames = max(problems.missing_frames, absent)
-            problems.truncated |= absent > 0
-        if self._announced is not None and self._clock.last is not None:
-            end = float((self._clock.last + self._clock.duration) * self.time_base)
-            # the length of the whole file may be that of the sound
-            slack = 1.0 if self._stream.duration or not self._container.streams.audio else 5.0
-            problems.truncated |= end < self._announced - max(slack, 0.02 * self._announced)
+        last = self._clock.last
+        if last is not None and self._announced is not None:
+            end_s = float((last + self._clock.duration) * self.time_base)
+            early = end_s < self._announced - max(1.0, 0.02 * self._announced)
+            problems.truncated |= early and not self._sound_lasts()
+
+    def _sound_lasts(self) -> bool:
+        """Whether what was announced is the length of the sound, and the sound is there."""
+        sound = self._container.streams.best("audio")
+        if self._stream.duration or self._announced is None or sound is None:
+            return False
+        time_base = _fraction(sound.time_base, Fraction(1, 90_000))
+        late = int((self._announced - 2.0) / time_base)
+        try:
+            self._container.seek(late, stream=sound)
+            packets = self._container.demux(sound)
+            return any(p.size and p.pts is not None and p.pts >= late for p in packets)
+        except (av.FFmpegError, OSError, IndexError):  # IndexError: as in `_packets`
+            return False
 
     def close(self) -> None:
         """Free decoder and file. Frames that were handed out stay good."""
         self._frames.close()
+        self.__dict__.pop("_stream", None)  # with it goes the decoder, and its threads
         self._container.close()
         self._file.close()
 

@@ -6,13 +6,12 @@ The pictures are `sample`'s; here they are written down. A test bed, not evidenc
 import json
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import takewhile
 from pathlib import Path
 
 from ccdstream import sample
 from ccdstream.encode import PcmAudio, StreamInfo, VideoSink
 from ccdstream.frames import Colour
-from ccdstream.report.files import refuse_existing, write_text
+from ccdstream.report.files import Together, write_text
 
 
 def truth_path(video: Path) -> Path:
@@ -25,18 +24,16 @@ def write_sample(
     options: sample.SampleOptions,
     *,
     overwrite: bool = False,
-    stopped: Callable[[], bool] = lambda: False,
     on_frame: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write the sample procedure to `video` and its truth beside it, each whole or not at all.
+    """Write the sample procedure to `video` and its truth beside it: both whole, or neither.
+
+    Args:
+        on_frame: called after every frame with how many there are.
 
     Raises:
         OutputError: a file exists already or cannot be written.
     """
-    truth = truth_path(video)
-    if not overwrite:
-        refuse_existing(video)
-        refuse_existing(truth)
     stream = StreamInfo(
         size=options.size,
         time_base=options.time_base,
@@ -44,10 +41,13 @@ def write_sample(
         colour=Colour("bt601", full_range=False),
     )
     sound = PcmAudio(sample.AUDIO_RATE_HZ, sample.audio_blocks(options))
-    kept = []
-    with VideoSink(video, stream, audio=sound, overwrite=overwrite) as sink:
-        for frame, found in takewhile(lambda _: not stopped(), sample.frames(options)):
-            sink.write(frame)
-            kept.append(found)
-            on_frame(len(kept))
-    write_text(truth, json.dumps(sample.truth_document(options, kept)) + "\n", overwrite=overwrite)
+    truths = []
+    with Together(overwrite=overwrite) as results:
+        # the truth's place first, so that an existing one is refused before anything is drawn
+        truth_place, video_place = results.place(truth_path(video)), results.place(video)
+        with VideoSink(video_place, stream, audio=sound) as sink:
+            for frame, truth in sample.frames(options):
+                sink.write(frame)
+                truths.append(truth)
+                on_frame(len(truths))
+        write_text(truth_place, json.dumps(sample.truth_document(options, truths)) + "\n")

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -24,7 +24,7 @@ from ccdstream.decode import VideoSource
 from ccdstream.doctor import versions
 from ccdstream.encode import Chapter, VideoSink
 from ccdstream.engine.select import SelectedEngine
-from ccdstream.errors import OutputError, show_path
+from ccdstream.errors import BundleError, OutputError, VideoOpenError, show_path
 from ccdstream.frames import Frame, Fused, Scored, View
 from ccdstream.fuse import Calibration, Fuser
 from ccdstream.prefetch import prefetch
@@ -32,7 +32,7 @@ from ccdstream.quality import QualityLimits, flags, measure
 from ccdstream.render import Overlay
 from ccdstream.report.alerts import AlertsCsv, AlertsJsonl, AlertsVtt, alert_title
 from ccdstream.report.audit import write_audit
-from ccdstream.report.files import refuse_existing
+from ccdstream.report.files import Together, refuse_existing
 from ccdstream.report.scores import ScoresCsv
 from ccdstream.score import Scorer
 from ccdstream.view import Profile, ViewTracker
@@ -231,7 +231,7 @@ def run(
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_alert: Callable[[Alert, VideoSource], None] = lambda *_: None,
 ) -> RunResult:
-    """Analyse one recording and leave its results in `files`, each whole or not at all.
+    """Analyse one recording and leave its results in `files`: all of them whole, or none.
 
     Args:
         stopped: asked before every frame; once it says so, the input ends there and every file is
@@ -250,10 +250,10 @@ def run(
             raise OutputError(f"{show_path(file)} is the input itself. Choose another --output.")
         if not options.overwrite:
             refuse_existing(file)
-    with ExitStack() as stack:
-        source = stack.enter_context(
-            VideoSource(path, start_s=options.start_s, end_s=options.end_s)
-        )
+    with (
+        VideoSource(path, start_s=options.start_s, end_s=options.end_s) as source,
+        Together(overwrite=options.overwrite) as results,
+    ):
         try:
             files.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -261,69 +261,80 @@ def run(
                 f"cannot make the folder {show_path(files.folder)}: {error.strerror}. "
                 "Choose another --output."
             ) from error
-        writers = [
-            stack.enter_context(
-                kind(files.path(ending), time_base=source.time_base, overwrite=options.overwrite)
-            )
-            for kind, ending in (
-                (AlertsJsonl, "alerts.jsonl"),
-                (AlertsCsv, "alerts.csv"),
-                (AlertsVtt, "alerts.vtt"),
-            )
-        ]
-        scores = stack.enter_context(
-            ScoresCsv(files.path("scores.csv"), parts=bundle.parts, overwrite=options.overwrite)
-        )
-        sink = _open_sink(stack, source, files, options)
-
-        def frame_done(frame: Frame, scored: Scored, fused: Fused, state: str) -> None:
-            if result.frames == 0:
-                result.first_s = frame.seconds
-            scores.write(result.frames, frame.pts, frame.seconds, fused, state, scored.parts)
-            result.frames += 1
-            result.informative_frames += fused.informative
-            result.last_s = frame.seconds
-            on_progress(
-                Progress(
-                    result.frames,
-                    frame.seconds - result.first_s,
-                    len(result.alerts),
-                    source.frame_count_hint,
-                    source.duration_s,
+        places = {file: results.place(file) for file in files.all(options.video)}
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(kind(places[files.path(ending)], time_base=source.time_base))
+                for kind, ending in (
+                    (AlertsJsonl, "alerts.jsonl"),
+                    (AlertsCsv, "alerts.csv"),
+                    (AlertsVtt, "alerts.vtt"),
                 )
+            ]
+            scores = stack.enter_context(
+                ScoresCsv(places[files.path("scores.csv")], parts=bundle.parts)
             )
+            sink = _open_sink(stack, source, places.get(files.path("overlay.mp4")), options)
 
-        def alert_closed(alert: Alert) -> None:
-            result.alerts.append(alert)
-            for writer in writers:
-                writer.write(alert)
-            on_alert(alert, source)
+            def frame_done(frame: Frame, scored: Scored, fused: Fused, state: str) -> None:
+                if result.frames == 0:
+                    result.first_s = frame.seconds
+                scores.write(result.frames, frame.pts, frame.seconds, fused, state, scored.parts)
+                result.frames += 1
+                result.informative_frames += fused.informative
+                result.last_s = frame.seconds
+                on_progress(
+                    Progress(
+                        result.frames,
+                        frame.seconds - result.first_s,
+                        len(result.alerts),
+                        source.frame_count_hint,
+                        source.duration_s,
+                    )
+                )
 
-        analyse(
-            takewhile(lambda _: not stopped(), source),
-            look=_Looker(bundle),
-            scorer=Scorer(engine),
-            fuser=make_fuser(bundle),
-            tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
-            overlay=None if sink is None else _overlay(source, bundle),
-            sink=sink,
-            on_frame=frame_done,
-            on_alert=alert_closed,
-            batch=options.batch,
-            watch=watch,
-        )
-        result.interrupted = stopped()
-        result.warnings = source.problems.sentences()
+            def alert_closed(alert: Alert) -> None:
+                result.alerts.append(alert)
+                for writer in writers:
+                    writer.write(alert)
+                on_alert(alert, source)
+
+            analyse(
+                _until(stopped, source),
+                look=_Looker(bundle),
+                scorer=Scorer(engine),
+                fuser=make_fuser(bundle),
+                tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
+                overlay=None if sink is None else _overlay(source, bundle),
+                sink=sink,
+                on_frame=frame_done,
+                on_alert=alert_closed,
+                batch=options.batch,
+                watch=watch,
+            )
+            result.interrupted = stopped()
+            result.warnings = source.problems.sentences()
+            if sink is not None:
+                sink.chapters(
+                    [
+                        Chapter(a.start_s, max(a.end_s, a.start_s), alert_title(a))
+                        for a in result.alerts
+                    ]
+                )
         if sink is not None:
-            sink.chapters(
-                [Chapter(a.start_s, max(a.end_s, a.start_s), alert_title(a)) for a in result.alerts]
-            )
-    if sink is not None:
-        result.warnings += sink.notes
-    result.wall_s = time.perf_counter() - started
-    record = _record(path, source, bundle, engine, options, result, watch)
-    write_audit(files.path("run.json"), record, overwrite=options.overwrite)
+            result.warnings += sink.notes
+        result.wall_s = time.perf_counter() - started
+        record = _record(path, source, bundle, engine, options, result, watch)
+        write_audit(places[files.path("run.json")], record)
     return result
+
+
+def _until(stopped: Callable[[], bool], frames: Iterable[Frame]) -> Iterator[Frame]:
+    """`frames` up to where `stopped` says so, but never none: no file is whole without a frame."""
+    for number, frame in enumerate(frames):
+        if stopped() and number > 0:
+            return
+        yield frame
 
 
 class _Looker:
@@ -338,6 +349,24 @@ class _Looker:
         return Seen(frame, view, flags(measure(view), self._limits, view.valid_fraction))
 
 
+def check_bundle(bundle: Bundle) -> None:
+    """Find out, before any work, whether every stage can use what the manifest says.
+
+    Raises:
+        BundleError: one cannot.
+    """
+    try:
+        Profile.from_dict(bundle.profile)
+        QualityLimits.from_dict(bundle.quality)
+        AlertRule.from_dict(bundle.alert)
+        make_fuser(bundle)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"the manifest of {show_path(bundle.path)} is damaged: {str(error).rstrip('.')}. "
+            "Export the bundle again."
+        ) from error
+
+
 def make_fuser(bundle: Bundle) -> Fuser:
     """The fuser that a bundle's calibration asks for."""
     return Fuser(
@@ -348,18 +377,17 @@ def make_fuser(bundle: Bundle) -> Fuser:
 
 
 def _open_sink(
-    stack: ExitStack, source: VideoSource, files: OutputFiles, options: RunOptions
+    stack: ExitStack, source: VideoSource, path: Path | None, options: RunOptions
 ) -> VideoSink | None:
-    if options.video == "none":
+    if path is None:
         return None
     audio = stack.enter_context(source.open_audio())
     segment = options.start_s is not None
     sink = VideoSink(
-        files.path("overlay.mp4"),
+        path,
         source,
         audio=audio,
         offset_pts=source.first_pts if segment else 0,
-        overwrite=options.overwrite,
     )
     return stack.enter_context(sink)
 
@@ -392,8 +420,7 @@ def _record(
         "command": sys.argv[1:],
         "input": {
             "file": show_path(path.name),
-            "bytes": path.stat().st_size,
-            "sha256": _sha256(path),
+            **_fingerprint(path),
             "format": source.format,
             "codec": source.codec,
             "pix_fmt": source.pix_fmt,
@@ -442,6 +469,14 @@ def _record(
     }
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """Size and hash of the recording, by which it can be told again."""
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return {"bytes": file.tell(), "sha256": sha256}
+    except OSError as error:
+        raise VideoOpenError(
+            f"{show_path(path)} can no longer be read: {error.strerror}. "
+            "Keep the recording where it is until its analysis ends."
+        ) from error

@@ -2,6 +2,9 @@
 
 import re
 
+_LONGEST_S = 1e9
+"""Longer than any recording, 31 years, and still exact in every container's clock."""
+
 
 def timecode(seconds: float) -> str:
     """`seconds` as HH:MM:SS.mmm, rounded to the millisecond; a minus sign in front before zero."""
@@ -18,8 +21,12 @@ def parse_timecode(text: str) -> float:
     Raises:
         ValueError: it is none of these.
     """
-    match = re.fullmatch(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d+)?)s?", text.strip())
-    if match is None or (match[2] is not None and float(match[3]) >= 60):
-        raise ValueError(f"{text!r} is not a time. Write 90, 90s, 1:30 or 00:01:30.250.")
-    hours, minutes, seconds = (float(group or 0) for group in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    match = re.fullmatch(
+        r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d+)?)s?", text.strip(), flags=re.ASCII
+    )
+    if match is not None:
+        hours, minutes, seconds = (float(group or 0) for group in match.groups())
+        total = hours * 3600 + minutes * 60 + seconds
+        if (match[2] is None or seconds < 60) and total <= _LONGEST_S:
+            return total
+    raise ValueError(f"{text!r} is not a time. Write 90, 90s, 1:30 or 00:01:30.250.")

@@ -17,9 +17,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked or os.environ.get("CCDSTREAM_REQUIRE_CUDA") == "1":
         return
-    import torch  # seconds, so only where a test asks for it
+    from ccdstream.engine.gpu import find_gpus
 
-    if not torch.cuda.is_available():
+    if not find_gpus().found:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 

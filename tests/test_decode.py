@@ -6,7 +6,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
+from ccdstream import decode
 from ccdstream.decode import AudioSource, VideoSource
 from ccdstream.errors import VideoOpenError
 from ccdstream.frames import Colour, Frame
@@ -503,6 +505,19 @@ def test_a_mirror_image_top_to_bottom_is_a_half_turn_and_a_mirror_image(tmp_path
     assert np.abs(frame.y.astype(int) - quadrants((48, 64))[0][::-1].astype(int)).mean() < 3
 
 
+@pytest.mark.parametrize(("orientation", "quarters"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_exif_turns_a_picture_too(tmp_path: Path, orientation: int, quarters: int) -> None:
+    """PyAV knows nothing of EXIF and refuses to list the side data of such a picture."""
+    stored = quadrants((48, 80))[0]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "e.jpg", exif=exif, quality=95)
+    with VideoSource(tmp_path / "e.jpg") as source:
+        luma = next(iter(source)).y
+        assert source.rotation_deg == -90 * quarters % 360
+    assert np.abs(luma.astype(int) - np.rot90(stored, quarters).astype(int)).mean() < 3
+
+
 # --- interlaced ---
 
 
@@ -567,26 +582,57 @@ def test_one_interlaced_frame_is_one_frame(tmp_path: Path) -> None:
         assert source.interlaced
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("p.mov", {"codec": "png", "pix_fmt": "rgb24", "options": {"flags": "+ildct"}}),
+        (
+            "s.mkv",
+            {"codec": "mpeg2video", "options": {"flags": "+ildct+ilme"}, "size": (2, 16)},
+        ),
+    ],
+    ids=["png-in-passes", "two-rows"],
+)
+def test_what_has_no_two_fields_is_left_as_it_is(
+    tmp_path: Path, name: str, options: dict[str, object]
+) -> None:
+    path = make_video(tmp_path / name, **options)
+    with av.open(str(path)) as container:
+        assert next(container.decode(video=0)).interlaced_frame
+    with VideoSource(path) as source:
+        assert len(list(source)) == 12
+        assert not source.interlaced
+
+
 def test_progressive_frames_among_interlaced_ones_are_left_as_they_are(tmp_path: Path) -> None:
-    """In place and in time, though the filter works one picture ahead."""
+    """In place, in time and in every pixel, though the filter looks one picture ahead."""
     size = (96, 128)
     parts = []
-    for base, flags in ((0, ""), (4, "+ildct+ilme"), (8, "")):
+    for base, flags in ((0, "+loop"), (4, "+ildct+ilme"), (8, "+loop")):
         part = make_video(
             tmp_path / f"{base}.m2v",
             codec="mpeg2video",
             format="mpeg2video",
             size=size,
             frames=4,
-            options={"flags": flags, "qscale": "2", "bf": "0"} if flags else {"qscale": "2"},
-            picture_of=lambda k, base=base: picture(flat(base + k, size)),
+            options={"flags": flags, "qscale": "2", "bf": "0"},
+            picture_of=lambda k, base=base: picture(textured(base + k, size)),
         )
         parts.append(part.read_bytes())
-    (tmp_path / "mixed.m2v").write_bytes(b"".join(parts))
-    with VideoSource(tmp_path / "mixed.m2v") as source:
+    path = tmp_path / "mixed.m2v"
+    path.write_bytes(b"".join(parts))
+    with av.open(str(path)) as container:
+        stored = [
+            (p.interlaced_frame, p.to_ndarray(format="yuv420p")[: size[0]])
+            for p in container.decode(video=0)
+        ]
+    assert [interlaced for interlaced, _ in stored] == [False] * 4 + [True] * 4 + [False] * 4
+    with VideoSource(path) as source:
         frames = list(source)
         assert source.interlaced
-    assert indices(frames) == list(range(12))
+    assert [(f.y == luma).all() for f, (_, luma) in zip(frames, stored, strict=True)] == [
+        not interlaced for interlaced, _ in stored
+    ]
     times = [frame.pts for frame in frames]
     assert times == sorted(set(times))
 
@@ -639,6 +685,40 @@ def test_a_stretch_is_the_same_frames_as_in_the_whole(
     assert [pts for pts, _ in got] == [pts for pts, _ in expected]
     for (_, y), (_, wanted) in zip(got, expected, strict=True):
         np.testing.assert_array_equal(y, wanted)
+
+
+def test_a_stretch_holds_its_first_moment_and_not_its_last(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "x.mp4", frames=75)
+    frames = frames_of(path, start_s=1.0, end_s=2.0)
+    assert [frame.pts * frame.time_base for frame in frames] == [
+        Fraction(k, 25) for k in range(25, 50)
+    ]
+
+
+def test_a_late_stretch_is_sought_and_not_decoded_up_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+
+    class Counted(decode._OneFile):
+        def read(self, count: int) -> bytes:
+            nonlocal read
+            data = super().read(count)
+            read += len(data)
+            return data
+
+    size = (96, 128)
+    path = make_video(
+        tmp_path / "l.mkv",
+        frames=500,
+        size=size,
+        options={"g": "25", "preset": "ultrafast"},
+        picture_of=lambda k: picture(textured(k, size)),
+    )
+    monkeypatch.setattr(decode, "_OneFile", Counted)
+    monkeypatch.setattr(decode, "_READ_BYTES", 4096)
+    assert len(frames_of(path, start_s=19.0)) == 25
+    assert read < 0.3 * path.stat().st_size
 
 
 def test_a_stretch_says_how_long_it_is(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -24,8 +25,6 @@ from tests.videos import (
     index_of,
     make_video,
     packets_of,
-    picture,
-    remux,
     textured,
     times_of,
 )
@@ -133,10 +132,13 @@ def test_a_plain_transcode_keeps_count_and_times(tmp_path: Path, name: str) -> N
     assert seconds_of(tmp_path / "o.mp4") == seconds_of(path)
 
 
+@pytest.mark.parametrize("preset", ["ultrafast", "veryfast"], ids=["no-b-frames", "b-frames"])
 @pytest.mark.parametrize("shown", [1, 7, 250])
-def test_the_last_frame_is_shown_as_long_as_the_source_says(tmp_path: Path, shown: int) -> None:
+def test_the_last_frame_is_shown_as_long_as_the_source_says(
+    tmp_path: Path, shown: int, preset: str
+) -> None:
     info = replace(INFO, time_base=Fraction(1, 25), last_duration=shown)
-    with VideoSink(tmp_path / "l.mp4", info) as sink:
+    with VideoSink(tmp_path / "l.mp4", info, preset=preset) as sink:
         for frame in frames([0, 1, 2, 3], info):
             sink.write(frame)
     with av.open(str(tmp_path / "l.mp4")) as container:
@@ -412,12 +414,11 @@ def test_damaged_sound_is_left_out_and_the_video_is_whole(tmp_path: Path) -> Non
     whole = make_video(
         tmp_path / "s.ts",
         format="mpegts",
-        frames=100,
+        frames=50,
         audio="aac",
-        picture_of=lambda k: picture(textured(k, (48, 64))),
     )
     notes = []
-    for seed in range(12):
+    for seed in range(6):
         damaged = flip_bits(whole, tmp_path / "d.ts", seed=seed, flips=60)
         notes += transcode(damaged, tmp_path / "o.mp4", overwrite=True).notes
         assert seconds_of(tmp_path / "o.mp4") == seconds_of(damaged)
@@ -445,6 +446,25 @@ def test_sound_is_never_read_far_ahead_of_the_video(tmp_path: Path) -> None:
                 ahead.append(Watched.read_s - frame.seconds)
     assert max(ahead) < 0.1
     assert Watched.read_s > 15
+
+
+def test_a_gap_in_sound_that_is_encoded_anew_becomes_silence(tmp_path: Path) -> None:
+    """Players play one packet after the other: all that follows would come too early."""
+    path = make_video(tmp_path / "s.mkv", frames=75, audio="pcm_s16le", beep_s=2.0)
+    with VideoSource(path) as source, source.open_audio() as sound:
+
+        class Broken:
+            stream = sound.stream
+
+            def __iter__(self):  # type: ignore[no-untyped-def]
+                return (p for p in sound if not 0.5 < p.pts * p.time_base < 1.5)
+
+        with VideoSink(tmp_path / "o.mp4", source, audio=Broken()) as sink:
+            for frame in source:
+                sink.write(frame)
+    assert beep_time(tmp_path / "o.mp4") == pytest.approx(2.0, abs=3e-3)
+    times = [time for time, _ in packets_of(tmp_path / "o.mp4", "audio")]
+    assert {b - a for a, b in pairwise(times)} == {Fraction(1024, 48_000)}
 
 
 def test_sound_can_be_given_as_samples(tmp_path: Path) -> None:
@@ -588,9 +608,11 @@ def output_error(path: Path, **options: object) -> str:
 
 
 def test_no_frames_are_no_video(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"not one frame was given"):
-        with VideoSink(tmp_path / "n.mp4", INFO):
-            pass
+    with (
+        pytest.raises(OutputError, match=r"not one frame was given"),
+        VideoSink(tmp_path / "n.mp4", INFO),
+    ):
+        pass
     assert os.listdir(tmp_path) == []
 
 
@@ -627,8 +649,10 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("size", [0, 1000, 50_000, 205_000])
-def test_a_full_disk_is_an_error_with_advice_and_leaves_no_trace(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("share", [0, 0.01, 0.4, 0.995])
+def test_a_full_disk_is_an_error_with_advice_and_leaves_no_trace(
+    tmp_path: Path, share: float
+) -> None:
     """At the start, on the way, and at the end, where the index is moved to the front."""
     path = tmp_path / "f.mp4"
 
@@ -638,15 +662,16 @@ def test_a_full_disk_is_an_error_with_advice_and_leaves_no_trace(tmp_path: Path,
                 planes = textured(k, INFO.size)
                 sink.write(Frame(*planes, 3600 * k, INFO.time_base, INFO.colour))
 
-    with largest_file(size), pytest.raises(OutputError) as caught:
+    write()
+    size = path.stat().st_size
+    path.unlink()
+    with largest_file(int(share * size)), pytest.raises(OutputError) as caught:
         write()
     assert str(caught.value) == (
         f"cannot write {path}: {os.strerror(errno.EFBIG)}. "
         "Free some space, or write to another disk."
     )
     assert os.listdir(tmp_path) == []
-    write()
-    assert path.stat().st_size > 205_000 > path.stat().st_size - 5000
 
 
 @pytest.mark.parametrize(
@@ -698,8 +723,3 @@ def test_sound_in_disorder_does_not_stop_the_video(tmp_path: Path) -> None:
                 sink.write(frame)
     assert seconds_of(tmp_path / "o.mp4") == seconds_of(path)
     assert len(packets_of(tmp_path / "o.mp4", "audio")) == len(packets_of(path, "audio")) - 1
-
-
-def test_remuxed_copies_stay_equal() -> None:
-    """`remux` is what several tests stand on; here so that the import is used once."""
-    assert callable(remux)

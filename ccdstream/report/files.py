@@ -1,10 +1,13 @@
-"""A text file that appears under its final name only when it is whole.
+"""Files that appear under their final names only when they are whole.
 
-It is written beside its place as `NAME.part` and renamed on a clean exit; after an error nothing is
-left under either name. An existing file is refused unless the caller allows to replace it.
+`TextFile` is written beside its place as `NAME.part` and renamed on a clean exit; after an error
+nothing is left under either name. `Together` does the same for several files at once. An existing
+file is refused unless the caller allows to replace it.
 """
 
 import os
+import shutil
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -123,3 +126,89 @@ def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
     """
     with TextFile(path, overwrite=overwrite) as file:
         file.write(text)
+
+
+class Together:
+    """Files that appear together, once all of them are whole; a context manager.
+
+        with Together() as results, TextFile(results.place(folder / "a.csv")) as a: ...
+
+    They are written in a hidden folder beside their places. When the block is left without an error
+    all move to their names; else, or where one cannot be moved, everything is as it was before.
+
+    Raises:
+        OutputError: A file exists already or cannot be written. Messages of the block that name the
+            hidden folder are raised again without it.
+    """
+
+    def __init__(self, *, overwrite: bool = False) -> None:
+        self._overwrite = overwrite
+        self._hidden: dict[Path, Path] = {}  # folder: where its files are written
+        self._places: list[tuple[Path, Path]] = []  # (where it is written, where it will appear)
+
+    def place(self, path: Path) -> Path:
+        """Where to write what will appear at `path`; its folder must be there."""
+        if not self._overwrite:
+            refuse_existing(path)
+        if os.path.isdir(path) and not os.path.islink(path):
+            raise OutputError(f"{printable(path)} is a folder. Choose another place.")
+        if path.parent not in self._hidden:
+            try:
+                hidden = tempfile.mkdtemp(prefix=".ccdstream-", suffix=".part", dir=path.parent)
+            except OSError as error:
+                raise OutputError(
+                    f"cannot write to the folder {printable(path.parent)}: {error.strerror}. "
+                    "Check that it exists, is writable and has room, or choose another --output."
+                ) from error
+            self._hidden[path.parent] = Path(hidden)
+        written = self._hidden[path.parent] / path.name
+        self._places.append((written, path))
+        return written
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._publish()
+            elif isinstance(error, OutputError):
+                message = str(error)
+                for hidden in self._hidden.values():
+                    message = message.replace(f"{hidden.name}{os.sep}", "")
+                raise type(error)(message) from error
+        finally:
+            for hidden in self._hidden.values():
+                shutil.rmtree(hidden, ignore_errors=True)
+
+    def _publish(self) -> None:
+        """Give every file its name, and take that back where one cannot have it."""
+        waiting: list[tuple[Path, Path]] = []  # (where an old file waits, where it was)
+        begun: list[Path] = []
+        try:
+            for number, (written, path) in enumerate(self._places):
+                if os.path.lexists(path):
+                    if not self._overwrite:
+                        refuse_existing(path)
+                    old = written.parent / f"{number}.old"
+                    waiting.append((old, path))
+                    os.replace(path, old)
+                begun.append(path)
+                os.replace(written, path)
+        except BaseException as error:
+            for done in begun:
+                done.unlink(missing_ok=True)
+            for old, place in waiting:
+                if os.path.lexists(old):
+                    os.replace(old, place)
+            if isinstance(error, OSError):
+                raise OutputError(
+                    f"cannot write {printable(path)}: {error.strerror or error}. "
+                    "Check that the folder is writable, or choose another --output."
+                ) from error
+            raise

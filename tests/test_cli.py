@@ -1,0 +1,742 @@
+"""The contract of the command line, which scripts rely on. To the toy, bright is unusual."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from ccdstream import NOTICE, __version__, cli, pipeline
+from ccdstream.cli import app, model_app
+from ccdstream.encode import VideoSink
+from ccdstream.errors import OutputError
+from tests.bundles import write_toy_bundle
+from tests.commands import (
+    bright_between,
+    ccdstream,
+    everything_in,
+    refusal,
+    results_of,
+    rows_of,
+    start,
+)
+
+COMMANDS = sorted(c.callback.__name__ for c in app.registered_commands if c.callback)
+MODEL_COMMANDS = sorted(c.callback.__name__ for c in model_app.registered_commands if c.callback)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle, a recording with one alert, and one without."""
+    folder = tmp_path_factory.mktemp("shelf")
+    write_toy_bundle(folder / "toy")
+    bright_between(folder / "case12.mp4", 5, 49, 70)
+    bright_between(folder / "calm.mp4", -1, -1, 12)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory but for case12.mp4 and calm.mp4; the model is the toy."""
+    for name in ("case12.mp4", "calm.mp4"):
+        shutil.copy(shelf / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here: Path, shelf: Path) -> Callable[..., Any]:
+    """`ccdstream run ...` with the toy bundle."""
+    return lambda *arguments: ccdstream("run", "--model", shelf / "toy", *arguments)
+
+
+# --- what a run leaves, and what it says ---
+
+
+def test_results_lie_in_a_folder_named_after_the_recording(
+    run: Callable[..., Any], here: Path
+) -> None:
+    result = run("case12.mp4")
+    assert result.exit_code == 0
+    assert everything_in(here / "case12.ccdstream") == results_of("case12")
+    # stdout is data: a short table
+    header, row = result.stdout.splitlines()
+    assert header.split() == ["alert", "start", "end", "peak", "score", "where"]
+    assert row.split()[0] == "1" and row.split()[1].startswith("00:00:01.")
+    # stderr is for people
+    said = result.stderr.splitlines()
+    assert said[0].startswith("case12.mp4: toy-") and said[0].endswith(" on cpu")
+    assert said[1].startswith(
+        "70 frames from 00:00:00.000 to 00:00:02.760, 0 of them uninformative"
+    )
+    assert said[2:-1] == [
+        f"  case12.ccdstream/{name}"
+        for name in (
+            *("case12.alerts.jsonl", "case12.alerts.csv", "case12.alerts.vtt"),
+            *("case12.scores.csv", "case12.run.json", "case12.overlay.mp4"),
+        )
+    ]
+    assert said[-1] == NOTICE
+
+
+def test_a_recording_without_alerts_says_so_on_stdout(run: Callable[..., Any]) -> None:
+    result = run("calm.mp4")
+    assert result.stdout == "no alerts: nothing stayed unusual against normal training frames\n"
+
+
+def test_json_is_the_alerts_and_nothing_else(run: Callable[..., Any], here: Path) -> None:
+    result = run("case12.mp4", "calm.mp4", "--json", "-o", "out")
+    assert result.exit_code == 0
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    filed = [json.loads(x) for x in (here / "out/case12.alerts.jsonl").read_text().splitlines()]
+    assert lines == [{"recording": "case12.mp4", **alert} for alert in filed]
+    assert len(lines) == 1 and lines[0]["schema"] == "ccdstream.alert/1"
+    assert "frames/s" in result.stderr
+
+
+@pytest.mark.parametrize(("flags", "lines"), [(["--quiet"], 0), (["--quiet", "--json"], 1)])
+def test_quiet_leaves_only_what_was_asked_for(
+    run: Callable[..., Any], flags: list[str], lines: int
+) -> None:
+    result = run("case12.mp4", *flags)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert len(result.stdout.splitlines()) == lines
+
+
+def test_video_none_writes_all_but_the_video(run: Callable[..., Any], here: Path) -> None:
+    assert run("case12.mp4", "-o", "out", "--video", "none").exit_code == 0
+    assert everything_in(here / "out") == results_of("case12", video=False)
+
+
+def test_from_and_to_choose_a_stretch(run: Callable[..., Any], here: Path) -> None:
+    assert run("case12.mp4", "-o", "out", "--from", "0:01", "--to", "1.4s").exit_code == 0
+    seconds = [float(row["seconds"]) for row in rows_of(here / "out/case12.scores.csv")]
+    assert seconds == pytest.approx([1 + k / 25 for k in range(10)])
+
+
+def test_a_stretch_without_frames_is_one_clear_line(run: Callable[..., Any], here: Path) -> None:
+    before = everything_in(here)
+    assert refusal(run("case12.mp4", "--from", "1:00")) == (
+        "case12.mp4 has no frame from 60 s: its frames lie between 0.000 s and 2.760 s."
+    )
+    assert everything_in(here) == before
+
+
+@pytest.mark.parametrize("batch", ["1", "64"])
+def test_any_batch_will_do(run: Callable[..., Any], here: Path, batch: str) -> None:
+    assert run("calm.mp4", "--batch", batch, "--video", "none").exit_code == 0
+    assert len(rows_of(here / "calm.ccdstream/calm.scores.csv")) == 12
+
+
+def test_progress_is_a_plain_line_now_and_then_where_there_is_no_terminal(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "PLAIN_PROGRESS_EVERY_S", 0)
+    said = run("case12.mp4").stderr.splitlines()
+    lines = [line for line in said if " of 70 frames, " in line]
+    assert len(lines) == 70
+    assert lines[0].startswith("1 of 70 frames, ") and lines[0].endswith(" frames/s, 0 alerts")
+    assert lines[-1].startswith("70 of 70 frames, ") and lines[-1].endswith(", 1 alert")
+    assert "\x1b" not in "".join(said) and "\r" not in "".join(said)
+
+
+def test_short_runs_say_nothing_on_the_way(run: Callable[..., Any]) -> None:
+    assert " of 12 frames" not in run("calm.mp4").stderr
+
+
+# --- several recordings ---
+
+
+def test_recordings_and_folders_share_one_output(run: Callable[..., Any], here: Path) -> None:
+    (here / "more").mkdir()
+    shutil.copy("calm.mp4", "more/b.MP4")
+    shutil.copy("calm.mp4", "more/a.mp4")
+    for name in (".hidden.mp4", "notes.txt", "old.overlay.mp4"):
+        (here / "more" / name).write_text("no recording")
+    (here / "more" / "folder.mp4").mkdir()
+    result = run("case12.mp4", "more", "-o", "out")
+    assert result.exit_code == 0
+    expected = results_of("case12") | results_of("a") | results_of("b")
+    assert everything_in(here / "out") == expected
+    # each table says whose it is, in the order of the arguments and of the names
+    names = [line for line in result.stdout.splitlines() if line.lower().endswith(".mp4")]
+    assert names == ["case12.mp4", "a.mp4", "b.MP4"]
+
+
+def test_a_folder_can_be_analysed_into_itself_again(run: Callable[..., Any], here: Path) -> None:
+    recordings = everything_in(here)
+    for flags in ([], ["--overwrite"]):
+        assert run(".", "-o", ".", *flags).exit_code == 0
+        assert everything_in(here) == recordings | results_of("case12") | results_of("calm")
+
+
+def test_an_input_that_fails_stops_no_other(run: Callable[..., Any], here: Path) -> None:
+    (here / "empty").mkdir()
+    Path("text.mp4").write_text("no video" * 50)
+    result = run("gone.mp4", "empty", "text.mp4", "calm.mp4", "-o", "out")
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    assert sorted(name for e in errors for name in ("gone", "empty", "text") if name in e) == [
+        "empty", "gone", "text",
+    ]  # fmt: skip
+    assert everything_in(here / "out") == results_of("calm")
+
+
+def test_two_recordings_that_would_write_the_same_results_are_refused(
+    run: Callable[..., Any], here: Path
+) -> None:
+    shutil.copy("calm.mp4", "calm.mkv")
+    before = everything_in(here)
+    message = refusal(run("calm.mp4", "calm.mkv"))
+    assert message == (
+        "calm.mp4 and calm.mkv would write the same results. Run them apart, with an --output each."
+    )
+    assert everything_in(here) == before
+
+
+# --- results that exist, or cannot be written ---
+
+
+def test_an_existing_result_is_refused_and_replaced_if_asked(
+    run: Callable[..., Any], here: Path
+) -> None:
+    out = here / "calm.ccdstream"
+    out.mkdir()
+    (out / "calm.alerts.vtt").write_text("mine")
+    assert "calm.alerts.vtt is there already. Replace it with --overwrite" in refusal(
+        run("calm.mp4")
+    )
+    assert everything_in(out) == {"calm.alerts.vtt"}
+    assert run("calm.mp4", "--overwrite").exit_code == 0
+    assert (out / "calm.alerts.vtt").read_text().startswith("WEBVTT")
+    assert everything_in(out) == results_of("calm")
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new", "overwrite"])
+def test_a_late_failure_leaves_all_results_or_none(
+    run: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch, old: bool
+) -> None:
+    """The overlay is whole when the last file fails, and still must not appear without it."""
+    out = here / "calm.ccdstream"
+    if old:
+        assert run("calm.mp4").exit_code == 0
+    before = {name: (out / name).read_bytes() for name in everything_in(out)}
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OutputError(f"cannot write {path}: No space left on device.")
+
+    monkeypatch.setattr(pipeline, "write_audit", full)
+    message = refusal(run("calm.mp4", "--overwrite", "--to", "0.2"))
+    assert message == "cannot write calm.ccdstream/calm.run.json: No space left on device."
+    assert {name: (out / name).read_bytes() for name in everything_in(out)} == before
+
+
+def test_a_name_that_cannot_be_given_takes_back_the_others(
+    run: Callable[..., Any], here: Path
+) -> None:
+    blocked = here / "calm.ccdstream" / "calm.run.json"
+    blocked.mkdir(parents=True)
+    assert "is a folder" in refusal(run("calm.mp4", "--overwrite"))
+    assert everything_in(here / "calm.ccdstream") == set()
+    assert [p.name for p in blocked.parent.iterdir()] == ["calm.run.json"]
+
+
+# --- wrong usage ---
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--batch", "0"],
+        ["--batch", "65"],
+        ["--batch", "x"],
+        ["--video", "both"],
+        ["--device", "tpu"],
+        ["--from", "soon"],
+        ["--to", "[/bold]"],
+        ["--from", "-1"],
+        ["--from", "2", "--to", "1"],
+        ["--from", "1", "--to", "0:01"],
+        ["--no-such-option"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2_and_does_nothing(
+    run: Callable[..., Any], here: Path, arguments: list[str]
+) -> None:
+    before = everything_in(here)
+    result = run("case12.mp4", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error" in result.stderr and "Traceback" not in result.stderr
+    assert everything_in(here) == before
+
+
+@pytest.mark.parametrize("command", [[], ["nonsense"], ["run"], ["score"], ["model", "nonsense"]])
+def test_a_command_that_is_not_one_is_wrong_usage(command: list[str]) -> None:
+    assert ccdstream(*command).exit_code == 2
+
+
+# --- interruptions ---
+
+
+@pytest.fixture
+def signals_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Send this process signals when the overlay gets its n-th frame."""
+
+    def arrange(frame: int, *signals: signal.Signals) -> None:
+        write, written = VideoSink.write, [0]
+
+        def interrupted(self: VideoSink, picture: Any) -> None:
+            written[0] += 1
+            if written[0] == frame:
+                for one in signals:
+                    signal.raise_signal(one)
+            write(self, picture)
+
+        monkeypatch.setattr(VideoSink, "write", interrupted)
+
+    return arrange
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_ends_the_input_and_finishes_every_file(
+    run: Callable[..., Any],
+    here: Path,
+    signals_at: Callable[..., None],
+    number: signal.Signals,
+) -> None:
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    signals_at(5, number)
+    result = run("case12.mp4", "calm.mp4", "-o", "out")
+    assert result.exit_code == 130
+    assert "stopping: the files are being finished" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("interrupted: ")
+    assert everything_in(here / "out") == results_of("case12")  # calm.mp4 was not begun
+    rows = rows_of(here / "out/case12.scores.csv")
+    assert 5 <= len(rows) < 70
+    assert [int(row["frame"]) for row in rows] == list(range(len(rows)))
+    with av.open("out/case12.overlay.mp4") as overlay:
+        assert len(list(overlay.decode(video=0))) == len(rows)
+    record = json.loads((here / "out/case12.run.json").read_text())
+    assert record["interrupted"] and record["counts"]["frames"] == len(rows)
+    assert handlers == {n: signal.getsignal(n) for n in handlers}
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        [signal.SIGINT, signal.SIGINT],
+        [signal.SIGTERM, signal.SIGTERM],
+        [signal.SIGINT, signal.SIGTERM],
+    ],
+    ids=["int-int", "term-term", "int-term"],
+)
+def test_the_second_signal_aborts_and_leaves_nothing(
+    run: Callable[..., Any],
+    here: Path,
+    signals_at: Callable[..., None],
+    signals: list[signal.Signals],
+) -> None:
+    signals_at(5, *signals)
+    result = run("case12.mp4", "calm.mp4", "-o", "out")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert "interrupted: what was not finished is gone" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert everything_in(here / "out") == set()
+
+
+def test_a_third_signal_does_not_disturb_the_tidying_up(
+    run: Callable[..., Any],
+    here: Path,
+    signals_at: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rmtree = shutil.rmtree
+
+    def impatient(*arguments: Any, **options: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        rmtree(*arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", impatient)
+    signals_at(5, signal.SIGINT, signal.SIGINT)
+    assert run("case12.mp4", "-o", "out").exit_code == 130
+    assert list((here / "out").iterdir()) == []
+
+
+def test_a_signal_before_the_first_frame_still_leaves_whole_files(
+    run: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_fuser = pipeline.make_fuser
+    calls = [0]
+
+    def interrupted(bundle: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:  # the first is the check of the bundle
+            signal.raise_signal(signal.SIGINT)
+        return make_fuser(bundle)
+
+    monkeypatch.setattr(pipeline, "make_fuser", interrupted)
+    assert run("calm.mp4", "-o", "out").exit_code == 130
+    assert everything_in(here / "out") == results_of("calm")
+    assert len(rows_of(here / "out/calm.scores.csv")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["run", "score", "model"])
+def test_a_signal_while_the_model_opens_ends_the_command(
+    here: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch, command: str, number: signal.Signals
+) -> None:
+    arguments = {
+        "run": ["run", "calm.mp4", "--model", shelf / "toy"],
+        "score": ["score", "calm.mp4", "-o", "s.csv", "--model", shelf / "toy"],
+        "model": ["model", "verify", shelf / "toy"],
+    }
+    before = everything_in(here)
+    monkeypatch.setattr(cli, "_open_model", lambda *_: signal.raise_signal(number))
+    result = ccdstream(*arguments[command])
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == "interrupted: what was not finished is gone\n"
+    assert everything_in(here) == before
+
+
+def test_alerts_are_told_as_they_close_and_a_real_ctrl_c_leaves_whole_files(
+    tmp_path: Path, shelf: Path
+) -> None:
+    """The process as a shell sees it: the first alert comes while the recording is at work."""
+    bright_between(tmp_path / "long.mp4", 5, 49, 1500)
+    with start(*("run", "long.mp4", "--json", "--model", shelf / "toy"), cwd=tmp_path) as process:
+        assert process.stdout is not None and process.stderr is not None
+        first = json.loads(process.stdout.readline())
+        assert first["alert"] == 1
+        assert process.poll() is None
+        assert not (tmp_path / "long.ccdstream" / "long.run.json").exists()
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert rest == b"" and b"Traceback" not in said
+    assert everything_in(tmp_path / "long.ccdstream") == results_of("long")
+    record = json.loads((tmp_path / "long.ccdstream/long.run.json").read_text())
+    assert record["interrupted"] and 30 <= record["counts"]["frames"] < 1500
+    with av.open(str(tmp_path / "long.ccdstream/long.overlay.mp4")) as overlay:
+        assert len(list(overlay.decode(video=0))) == record["counts"]["frames"]
+
+
+# --- where output goes ---
+
+
+def on_a_terminal(*arguments: object, stdout_too: bool, cwd: Path) -> tuple[str, bytes]:
+    """What a command shows on a terminal, and what it writes to its stdout if that is none."""
+    ours, theirs = os.openpty()
+    try:
+        elsewhere = {"stdout": theirs} if stdout_too else {}
+        with start(*arguments, stderr=theirs, cwd=cwd, **elsewhere) as process:
+            os.close(theirs)
+            shown = b""
+            with suppress(OSError):  # the other side is closed
+                while chunk := os.read(ours, 65536):
+                    shown += chunk
+            data = b"" if process.stdout is None else process.stdout.read()
+    finally:
+        os.close(ours)
+    assert process.returncode == 0
+    return shown.decode(), data
+
+
+def test_a_terminal_gets_a_bar_and_stdout_still_gets_the_data(here: Path, shelf: Path) -> None:
+    """rich would print on the terminal what is written to stdout meanwhile."""
+    arguments = ("run", "case12.mp4", "--json", "--model", shelf / "toy")
+    shown, data = on_a_terminal(*arguments, stdout_too=False, cwd=here)
+    assert [json.loads(line)["alert"] for line in data.splitlines()] == [1]
+    assert "━" in shown and "70 of 70 frames, " in shown and " frames/s, 1 alert" in shown
+    assert "0:00:00" in shown  # the time left
+    assert "ccdstream.alert/1" not in shown
+
+
+def test_data_that_comes_on_the_same_terminal_has_a_line_of_its_own(
+    here: Path, shelf: Path
+) -> None:
+    arguments = ("run", "case12.mp4", "--json", "--model", shelf / "toy")
+    shown, _ = on_a_terminal(*arguments, stdout_too=True, cwd=here)
+    before, line = re.search(r"([^{]*)(\{.*ccdstream\.alert/1.*\})\r\n", shown).groups()  # type: ignore[union-attr]
+    assert json.loads(line)["alert"] == 1
+    assert before.endswith(("\n", "\x1b[2K", "\x1b[?25h"))  # the bar is wiped off
+
+
+def test_a_reader_that_goes_away_causes_no_traceback(here: Path, shelf: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start(
+        *("run", "case12.mp4", "--json", "--model", shelf / "toy"), stdout=writing, cwd=here
+    )
+    os.close(writing)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.decode().splitlines()[1:] == []  # but for which model
+    assert everything_in(here / "case12.ccdstream") == set()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_is_one_clear_line(shelf: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        process = start("model", "show", shelf / "toy", stdout=full)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.decode() == (
+        "error: cannot write to the standard output: No space left on device.\n"
+    )
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b.mp4",
+        "Kolon 大腸 é😀.mp4",
+        "-x.mp4",
+        "[/bold].mp4",
+        "[red]x[/red].mp4",
+        "%03d.mp4",
+        "proto:x.mp4",
+        "two\nlines.mp4",
+        " blank .mp4",
+        os.fsdecode(b"\xff\xfe.mp4"),
+        "x" * 236 + ".mp4",
+        "no-suffix",
+    ],
+)
+def test_a_name_is_only_a_name(run: Callable[..., Any], here: Path, name: str) -> None:
+    Path(name).parent.mkdir(exist_ok=True)  # "[/bold]" has a slash
+    Path("calm.mp4").rename(name)
+    before = everything_in(here)
+    result = run("--", name)
+    assert result.exit_code == 0
+    stem = Path(name).stem
+    results = {f"{stem}.ccdstream/{file}" for file in results_of(stem)}
+    assert everything_in(here) - before == results
+    assert len(result.stderr.splitlines()) == 9  # as for any other name
+    assert len(result.stdout.splitlines()) == 1
+    record = json.loads((here / f"{stem}.ccdstream/{stem}.run.json").read_text("utf-8"))
+    assert record["counts"]["frames"] == 12
+
+
+@pytest.mark.parametrize("length", [238, 243, 248, 251])
+def test_a_name_with_no_room_for_its_suffixes_is_one_clear_line(
+    run: Callable[..., Any], here: Path, length: int
+) -> None:
+    name = "x" * length + ".mp4"
+    Path("calm.mp4").rename(name)
+    before = everything_in(here)
+    assert "File name too long" in refusal(run(name, "-o", "out"))
+    assert everything_in(here) == before
+
+
+def test_a_message_about_a_strange_name_is_one_line(run: Callable[..., Any]) -> None:
+    for name in ("two\nlines.mp4", "\x1b[31mred.mp4", os.fsdecode(b"\xff.mp4"), "x" * 300):
+        assert "cannot open" in refusal(run("--", name))
+
+
+def test_a_message_about_a_strangely_named_bundle_is_one_line(run: Callable[..., Any]) -> None:
+    result = run("calm.mp4", "--model", "two\nlines\x1b[31m")
+    assert "no bundle at two lines\\x1b[31m." in refusal(result)
+    assert len(result.stderr.splitlines()) == 1
+
+
+# --- models ---
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    return write_toy_bundle(tmp_path / "toy").path
+
+
+def edit_manifest(bundle: Path, **changes: Any) -> None:
+    file = bundle / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def cut_program(bundle: Path) -> None:
+    file = bundle / "program.onnx"
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def flip_program(bundle: Path) -> None:
+    data = bytearray((bundle / "program.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / "program.onnx").write_bytes(data)
+
+
+def not_json(bundle: Path) -> None:
+    (bundle / "manifest.json").write_text("{")
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (shutil.rmtree, "no bundle at {}"),
+    "a-file": (lambda b: (shutil.rmtree(b), b.touch()), "{} is not a bundle"),
+    "not-json": (not_json, "{}/manifest.json is not valid JSON"),
+    "cut": (cut_program, "{}: program.onnx has "),
+    "bit-flipped": (flip_program, "{}: program.onnx is damaged"),
+    "part-missing": (lambda b: (b / "golden.npz").unlink(), "{}: golden.npz is missing"),
+    "newer": (lambda b: edit_manifest(b, format_version=2), "{} is a version 2 bundle and this"),
+    "bad-limit": (
+        lambda b: edit_manifest(b, quality={"no such": 1}),
+        "the manifest of {} is damaged: quality limits have unknown keys: no such.",
+    ),
+    "bad-profile": (lambda b: edit_manifest(b, profile={}), "the manifest of {} is damaged: "),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_bundle_that_cannot_be_used_is_one_clear_line_everywhere(
+    toy: Path, here: Path, kind: str
+) -> None:
+    spoil, says = DAMAGE[kind]
+    spoil(toy)
+    before = everything_in(here)
+    for arguments in (
+        ["run", "calm.mp4", "--model", toy],
+        ["score", "calm.mp4", "-o", "s.csv", "--model", toy],
+        ["model", "verify", toy],
+    ):
+        result = ccdstream(*arguments)
+        assert refusal(result).startswith(says.format(toy))
+        assert result.stdout == ""
+    assert everything_in(here) == before
+
+
+def test_a_bundle_whose_scores_differ_here_is_refused(tmp_path: Path) -> None:
+    from tests.bundles import toy_program
+
+    other = write_toy_bundle(tmp_path / "other", program=toy_program(gain=1.5)).path
+    assert "not in parity" in refusal(ccdstream("model", "verify", other))
+
+
+def test_model_show_tells_what_a_bundle_is(toy: Path) -> None:
+    result = ccdstream("model", "show", toy)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith("model") and "toy-" in result.stdout
+    shown = ccdstream("model", "show", toy, "--json")
+    assert json.loads(shown.stdout) == json.loads((toy / "manifest.json").read_text())
+
+
+def test_model_show_refuses_a_damaged_bundle(toy: Path) -> None:
+    cut_program(toy)
+    assert "program.onnx" in refusal(ccdstream("model", "show", toy))
+
+
+def test_model_verify_says_that_files_and_scores_are_right(toy: Path) -> None:
+    result = ccdstream("model", "verify", toy)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert len(result.stdout.splitlines()) == 1
+    assert "files whole" in result.stdout and "golden frames" in result.stdout
+
+
+# --- the other commands ---
+
+
+def test_version_comes_with_the_research_notice() -> None:
+    result = ccdstream("--version")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"ccdstream {__version__}\n{NOTICE}\n"
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"model {name}" for name in MODEL_COMMANDS)])
+def test_help_of_every_command_has_an_example(command: str) -> None:
+    for flag in ("--help", "-h"):
+        result = ccdstream(*command.split(), flag)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert f"Example: ccdstream {command}" in result.stdout
+
+
+def test_help_names_every_command_and_the_notice() -> None:
+    shown = ccdstream("--help").stdout
+    assert all(command in shown for command in [*COMMANDS, "model"])
+    assert NOTICE in " ".join(shown.replace("│", " ").split())
+
+
+def test_the_options_of_the_contract_are_there() -> None:
+    contract = {
+        "run": "-o --output --model --device --video --from --to --batch --overwrite --json"
+        " --quiet",
+        "score": "-o --output --maps --model --device --overwrite",
+        "sample": "-o --output --seconds --seed",
+        "train": "-o --output --preset --config --set --resume",
+        "evaluate": "--model -o --output --json",
+    }  # fmt: skip
+    for command, options in contract.items():
+        shown = ccdstream(command, "--help").stdout.split()
+        assert [option for option in options.split() if option not in shown] == []
+
+
+def test_it_runs_as_a_module() -> None:
+    done = start("--version").communicate(timeout=60)
+    assert done == (f"ccdstream {__version__}\n{NOTICE}\n".encode(), b"")
+
+
+def test_doctor_says_what_is_here() -> None:
+    result = ccdstream("doctor")
+    assert (result.exit_code, result.stderr) == (0, "")
+    labels = [line.split()[0] for line in result.stdout.splitlines() if line[0] != " "]
+    assert {"ccdstream", "cpu", "gpu", "engines", "takes"} <= set(labels)
+    found = json.loads(ccdstream("doctor", "--json").stdout)
+    assert found["ccdstream"] == __version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--set", "nope=1"], "nope"),
+        (["--set", "nope"], "nope"),
+        (["--config", "gone.toml"], "gone.toml"),
+        ([], "no such folder"),
+    ],
+    ids=["unknown-key", "no-value", "missing-config", "missing-data"],
+)
+def test_train_refuses_what_it_cannot_use_on_one_line(
+    here: Path, arguments: list[str], says: str
+) -> None:
+    before = everything_in(here)
+    result = ccdstream("train", "no such folder", "-o", "b", "--preset", "smoke", *arguments)
+    assert says in refusal(result)
+    assert everything_in(here) == before
+
+
+@pytest.mark.parametrize("data", ["no such folder", "empty"])
+def test_evaluate_refuses_what_it_cannot_use_on_one_line(
+    here: Path, shelf: Path, data: str
+) -> None:
+    (here / "empty").mkdir()
+    before = everything_in(here)
+    assert data in refusal(ccdstream("evaluate", data, "--model", shelf / "toy", "-o", "f"))
+    assert everything_in(here) == before
+
+
+def test_a_bug_keeps_its_traceback(
+    run: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(pipeline, "measure", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run("calm.mp4")
+    assert everything_in(here / "calm.ccdstream") == set()
+
+
+def test_the_console_script_is_the_app() -> None:
+    script = Path(sys.executable).with_name("ccdstream")
+    if not script.exists():
+        pytest.skip("not installed: run from a checkout")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("ccdstream ")

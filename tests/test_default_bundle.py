@@ -1,0 +1,54 @@
+"""The bundle in the package: whole, small, says what made it, and runs here."""
+
+from pathlib import Path
+
+import pytest
+
+from ccdstream.bundle import Bundle, default_bundle_path, load_bundle
+from ccdstream.demo import write_sample
+from ccdstream.engine.select import SelectedEngine, open_engine
+from ccdstream.pipeline import OutputFiles, RunOptions, run
+from ccdstream.sample import SampleOptions
+
+LARGEST_BYTES = 16_000_000
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle()
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Bundle) -> SelectedEngine:
+    return open_engine(bundle, device="cpu")
+
+
+def test_it_is_small_enough_for_a_clone() -> None:
+    size = sum(file.stat().st_size for file in default_bundle_path().iterdir())
+    assert size <= LARGEST_BYTES
+
+
+def test_this_machine_gives_its_golden_scores(engine: SelectedEngine) -> None:
+    assert engine.parity.passed, str(engine.parity)
+
+
+def test_it_says_what_it_was_trained_on_and_by_which_code(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    assert manifest["training"]["config"]["preset"] == "quick"
+    assert len(manifest["commit"]) >= 40 and "+" not in manifest["commit"], "uncommitted code"
+    data = {entry["name"]: entry for entry in manifest["training"]["data"]}
+    assert data["train"]["count"] == 695
+    assert data["calibration"]["count"] == manifest["calibration"]["frames"] == 122
+    assert all(len(entry["sha256"]) == 64 for entry in data.values())
+    assert any("Apache-2.0" in licence for licence in manifest["licences"])
+
+
+def test_it_runs_from_a_sample_to_an_overlay(
+    tmp_path: Path, bundle: Bundle, engine: SelectedEngine
+) -> None:
+    video = tmp_path / "s.mp4"
+    write_sample(video, SampleOptions(seconds=1.0, size=(144, 180)))
+    files = OutputFiles(tmp_path / "out", "s")
+    result = run(video, files, bundle=bundle, engine=engine, options=RunOptions())
+    assert result.frames == 25
+    assert files.path("overlay.mp4").stat().st_size > 0

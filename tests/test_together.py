@@ -1,0 +1,116 @@
+"""Several files appear together or not at all, and what was there before comes back."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from ccdstream.errors import OutputError
+from ccdstream.report.files import TextFile, Together, write_text
+from tests.commands import everything_in
+
+
+def write(results: Together, path: Path, text: str = "new") -> None:
+    write_text(results.place(path), text)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {name: (folder / name).read_text() for name in everything_in(folder)}
+
+
+def test_files_appear_when_all_are_whole(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    paths = [tmp_path / "a.txt", tmp_path / "deep" / "b.txt"]
+    with Together() as results:
+        for path in paths:
+            write(results, path)
+        assert not any(path.exists() for path in paths)
+    assert contents(tmp_path) == {"a.txt": "new", "deep/b.txt": "new"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "deep"]  # nothing hidden is left
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_leaves_everything_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(error), Together(overwrite=True) as results:
+        write(results, tmp_path / "a.txt")
+        write(results, tmp_path / "b.txt")
+        raise error
+    assert contents(tmp_path) == {"a.txt": "old"}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyboardInterrupt()])
+@pytest.mark.parametrize("fails_at", range(1, 6))
+def test_a_move_that_fails_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, fails_at: int
+) -> None:
+    """Of three files two replace old ones, so there are five moves."""
+    (tmp_path / "a.txt").write_text("old a")
+    (tmp_path / "c.txt").write_text("old c")
+    move, moves = os.replace, [0]
+
+    def failing(source: Path, target: Path) -> None:
+        moves[0] += 1
+        if moves[0] == fails_at:
+            raise error
+        move(source, target)
+
+    with (
+        pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt),
+        Together(overwrite=True) as results,
+    ):
+        for name in "abc":
+            write(results, tmp_path / f"{name}.txt")
+        monkeypatch.setattr(os, "replace", failing)
+    assert contents(tmp_path) == {"a.txt": "old a", "c.txt": "old c"}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_message_names_the_place_and_not_where_it_was_written(tmp_path: Path) -> None:
+    folder = tmp_path / "two\nlines"
+    folder.mkdir()
+    with pytest.raises(OutputError) as caught, Together() as results:
+        place = results.place(folder / ("x" * 255))
+        TextFile(place).__enter__()
+    assert ".ccdstream-" not in str(caught.value)
+    assert f"lines/{'x' * 255}: File name too long." in str(caught.value)
+
+
+def test_an_existing_file_is_refused_before_and_after(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(OutputError, match=r"a\.txt is there already"), Together() as results:
+        results.place(tmp_path / "a.txt")
+        pytest.fail("went on")
+    with pytest.raises(OutputError, match=r"b\.txt is there already"), Together() as results:
+        write(results, tmp_path / "b.txt")
+        (tmp_path / "b.txt").write_text("theirs")
+    assert contents(tmp_path) == {"a.txt": "old", "b.txt": "theirs"}
+
+
+def test_a_folder_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    (tmp_path / "a.txt" / "b").write_text("old")
+    with (
+        pytest.raises(OutputError, match=r"a\.txt is a folder"),
+        Together(overwrite=True) as results,
+    ):
+        results.place(tmp_path / "a.txt")
+    assert contents(tmp_path) == {"a.txt/b": "old"}
+
+
+def test_a_link_is_replaced_and_what_it_points_to_is_not(tmp_path: Path) -> None:
+    (tmp_path / "target.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("target.txt")
+    with Together(overwrite=True) as results:
+        write(results, tmp_path / "link.txt")
+    assert contents(tmp_path) == {"target.txt": "old", "link.txt": "new"}
+
+
+def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"^cannot write to the folder .*: No such file or dir"),
+        Together() as results,
+    ):
+        results.place(tmp_path / "no" / "a.txt")
