@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ccdstream import __version__, doctor
 from ccdstream.bundle import Bundle, load_bundle
@@ -155,43 +155,41 @@ def bench(
     least_frames: int = LEAST_FRAMES,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure one recording: what it is, and `figures` of what it takes.
+    """Measure one recording: its frames, how often a round goes through them, and `figures`.
 
     Raises:
         CcdstreamError: it cannot be read.
     """
     frames = decode(video).frames  # also brings the file into memory, for all ways alike
-    passes = max(1, math.ceil(least_frames / frames))
-    with tempfile.TemporaryDirectory() as folder, VideoSource(video) as source:
-        looks = {
-            "video": show_path(video.name),
-            "codec": source.codec,
-            "pix_fmt": source.pix_fmt,
-            "width": source.size[1],
-            "height": source.size[0],
-            "frames": frames,
-            "passes": passes,
-        }
-        # each kind of run has a folder of its own, so neither waits for the other's files
-        kinds = {
-            name: partial(
-                analyse,
-                video,
-                Path(folder, name),
-                bundle,
-                engine,
-                RunOptions(video=kind, overwrite=True),
-            )
-            for name, kind in (("run", "overlay"), ("run_none", "none"))
-        }
+    passes = math.ceil(least_frames / frames)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def analysed(kind: Literal["overlay", "none"]) -> Callable[[], Work]:
+            options = RunOptions(video=kind, overwrite=True)
+            return partial(analyse, video, Path(folder, kind), bundle, engine, options)
+
         once: dict[str, Callable[[], Work]] = {
             "decode": partial(decode, video),
             "transcode": partial(transcode, video, Path(folder, "plain.mp4")),
-            **kinds,
+            "run": analysed("overlay"),
+            "run_none": analysed("none"),
         }
         ways = {name: partial(again, once[name], passes) for name in WAYS}
-        costs = measure(ways, repeats, lambda text: say(f"{looks['video']}: {text}"))
-    return looks | figures(costs)
+        costs = measure(ways, repeats, lambda text: say(f"{show_path(video.name)}: {text}"))
+    return {"frames": frames, "passes": passes, **figures(costs)}
+
+
+def what_it_is(video: Path) -> dict[str, Any]:
+    """What of a recording decides how much work it is."""
+    with VideoSource(video) as source:
+        height, width = source.size
+        return {
+            "video": show_path(video.name),
+            "codec": source.codec,
+            "pix_fmt": source.pix_fmt,
+            "width": width,
+            "height": height,
+        }
 
 
 # -- figures --------------------------------------------------------------------------------------
@@ -274,7 +272,7 @@ def _commit() -> str:
 
 
 def _load() -> list[float] | None:
-    """Processes that wanted a core, over 1, 5 and 15 minutes; None where the system does not say."""
+    """Processes that want a core, over 1, 5 and 15 minutes; None where the system does not say."""
     return list(os.getloadavg()) if hasattr(os, "getloadavg") else None
 
 
@@ -361,6 +359,7 @@ def report_on(
     Raises:
         CcdstreamError: a recording, the bundle or the engine cannot be used.
     """
+    recordings = [what_it_is(video) for video in videos]  # a bad one is told before the work
     found = doctor.report(model)
     load_before = _load()
     bundle = load_bundle(model)
@@ -368,8 +367,8 @@ def report_on(
     engine = open_engine(bundle)
     open_s = time.perf_counter() - started
     measured = [
-        bench(video, bundle, engine, repeats=repeats, least_frames=least_frames, say=say)
-        for video in videos
+        looks | bench(video, bundle, engine, repeats=repeats, least_frames=least_frames, say=say)
+        for video, looks in zip(videos, recordings, strict=True)
     ]
     return {
         "command": command,
