@@ -40,6 +40,10 @@ def test_it_says_what_it_was_trained_on_and_by_which_code(bundle: Bundle) -> Non
     assert data["train"]["count"] == 695
     assert data["calibration"]["count"] == manifest["calibration"]["frames"] == 122
     assert all(len(entry["sha256"]) == 64 for entry in data.values())
+    assert data["train"]["licences"] == [
+        "HyperKvasir, CC BY 4.0",
+        "Kvasir v1, research and education",
+    ]
     assert any("Apache-2.0" in licence for licence in manifest["licences"])
 
 

@@ -79,6 +79,15 @@ def test_the_bundle_passes_its_own_parity_gate_and_says_what_made_it(bundle: Bun
     counts = {d["name"]: d["count"] for d in manifest["training"]["data"]}
     assert counts == {"train": 8, "calibration": 8, "pretrain": 0}
     assert manifest["calibration"]["frames"] == 8
+    assert manifest["training"]["data"][0]["licences"] == ["not stated"]
+
+
+@pytest.mark.parametrize(
+    ("source", "terms"),
+    [("hk_bbps-2-3", "HyperKvasir, CC BY 4.0"), ("mine", "not stated")],
+)
+def test_the_terms_of_known_sets_are_named(source: str, terms: str) -> None:
+    assert training._terms_of(source) == terms
 
 
 def test_calibration_frames_have_the_fractions_that_calibration_promises(

@@ -37,6 +37,12 @@ PARITY = {"score_abs": 0.05, "map_abs": 0.25}
 """Largest difference from the golden outputs that an engine may show, in units of the standard
 deviation of calibration frames (score) and pixels (map)."""
 _PROFILES = {"hyperkvasir": HYPERKVASIR, "none": NONE}
+_TERMS = {
+    "hk_": "HyperKvasir, CC BY 4.0",
+    "kvasirv1_": "Kvasir v1, research and education",
+    "cp_child": "CP-CHILD, believed CC BY 4.0",
+}
+"""Terms of the public sets that an index.csv's `source` names, by the source's first letters."""
 
 
 def train(
@@ -235,8 +241,14 @@ def _described(name: str, items: Sequence[Item]) -> dict[str, Any]:
         "name": name,
         "count": len(items),
         "sources": sources,
+        "licences": sorted({_terms_of(source) for source in sources}),
         "sha256": content_hash(items),
     }
+
+
+def _terms_of(source: str) -> str:
+    """Under which terms the images of a source may be used, as far as it is known."""
+    return next((t for start, t in _TERMS.items() if source.startswith(start)), "not stated")
 
 
 def _golden_views(profile: Profile) -> tuple[np.ndarray, np.ndarray]:
