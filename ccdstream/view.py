@@ -27,6 +27,7 @@ from ccdstream.frames import VIEW_SIZE, Colour, FieldOfView, Frame, View
 
 NEUTRAL = 128
 """Grey of every masked pixel, in all three channels."""
+_GREY = np.full((*VIEW_SIZE, 3), NEUTRAL, np.uint8)
 
 Box = tuple[float, float, float, float]
 """(x0, y0, x1, y1), as fractions of the field of view's width and height."""
@@ -357,7 +358,7 @@ def _ball(radius_px: int) -> np.ndarray:
 def _masked(image: np.ndarray, field: FieldOfView, clear: np.ndarray) -> View:
     """The view of `image`, which is filled in place, from what is `clear` of border and overlay."""
     valid = clear & ~_highlights(image)
-    image[~valid] = NEUTRAL
+    cv2.copyTo(_GREY, (~valid).view(np.uint8), image)
     return View(image, valid, field)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from ccdstream.bundle import Bundle
 from ccdstream.engine.base import (
+    OUTPUTS,
     Device,
     EngineInfo,
     EngineOutput,
@@ -21,7 +22,11 @@ NAME = "openvino"
 
 
 class OpenVinoEngine:
-    """A program compiled by OpenVINO for this CPU."""
+    """A program compiled by OpenVINO for this CPU and for one frame.
+
+    Where every size is known OpenVINO fuses what it must keep apart for a batch of any size. That
+    saves a third of the time; batches save it nothing.
+    """
 
     name = NAME
     device: Device = "cpu"
@@ -33,16 +38,22 @@ class OpenVinoEngine:
     def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
         """Score a batch; see `Engine.run`."""
         check_inputs(frames, valid)
+        rows = [slice(row, row + 1) for row in range(len(frames))]
         try:
             # the inputs are only read; the outputs are copied out of the request's own memory
-            results = self._request.infer(
-                {"frames": frames, "valid": valid}, share_inputs=True, share_outputs=False
-            )
+            results = [
+                self._request.infer(
+                    {"frames": frames[row], "valid": valid[row]},
+                    share_inputs=True,
+                    share_outputs=False,
+                )
+                for row in rows
+            ]
         except RuntimeError as error:
             raise EngineError(
                 f"openvino could not score a batch of {len(frames)}: {_reason(error)}"
             ) from error
-        return EngineOutput(results["score"], results["map"], results["parts"])
+        return EngineOutput(*(np.concatenate([each[name] for each in results]) for name in OUTPUTS))
 
 
 def probe() -> list[EngineInfo]:
@@ -83,6 +94,7 @@ def open_engine(bundle: Bundle, device: Device, *, threads: int | None = None) -
         # Core.read_model would try the readers of other formats on what is not ONNX.
         reader = openvino.frontend.FrontEndManager().load_by_framework("onnx")
         program = reader.convert(reader.load(str(bundle.program)))
+        program.reshape({port: [1, *list(port.partial_shape)[1:]] for port in program.inputs})
         compiled = openvino.Core().compile_model(program, "CPU", settings)
     except Exception as error:  # its reader has exception types of its own
         raise EngineError(f"openvino cannot compile {bundle.program}: {_reason(error)}") from error
