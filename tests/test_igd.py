@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainer import losses
-from trainer.backbone import ResNet18, TinyNet
+from trainer.backbone import TinyNet, TorchvisionNet
 from trainer.config import IgdConfig
 from trainer.detectors.igd import Critic, Decoder, Igd, UpBlock, estimate_gaussian, train_igd
 from trainer.runs import Run
@@ -104,5 +104,5 @@ def test_centre_and_spread_are_those_of_the_latents() -> None:
 
 
 def test_a_frozen_resnet_is_the_papers_encoder() -> None:
-    igd = Igd(ResNet18(), IgdConfig(width=0.0625), 32)
+    igd = Igd(TorchvisionNet("resnet18"), IgdConfig(width=0.0625), 32)
     assert igd.bottleneck.weight.shape == (128, 512)

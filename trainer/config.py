@@ -19,10 +19,23 @@ PRESETS = ("smoke", "quick", "paper")
 class BackboneConfig:
     """The feature network f. Defaults are the paper's."""
 
-    name: Literal["resnet18", "efficientnet_lite0", "tiny"] = "resnet18"
+    name: Literal[
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "mobilenet_v3_small",
+        "mobilenet_v3_large",
+        "efficientnet_b0",
+        "efficientnet_b1",
+        "efficientnet_b2",
+        "efficientnet_b3",
+        "efficientnet_lite0",
+        "tiny",
+    ] = "resnet18"
     weights: str = "auto"
     """"auto": ImageNet weights where they are installed or cached, else a random start, which is
-    said; "imagenet": the same, but their absence is an error; "none": random; or a file."""
+    said; "imagenet": the same, but their absence is an error; "none": random; or a file: the state
+    dict of that network, as published or as `Backbone.state_dict` gives it."""
     blocks: int = 0
     """Leading blocks of efficientnet_lite0 to keep (1 to 16); 0 keeps all."""
 
