@@ -41,6 +41,30 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PatchcoreConfig:
+    """PatchCore: a bank of normal features."""
+
+    bank_size: int = 4096
+    """Features kept: 0.9 % of those of 700 frames, two thirds valid; the paper keeps 1 to 25 %."""
+    candidates: int = 50_000
+    """Features at most, drawn at random, that the bank is chosen from: bounds memory and time."""
+    projection_dim: int = 128
+    """Of the random projection in which they are compared for that choice; the released code's."""
+    top_fraction: float = 0.05
+    """The score is the mean over this share of a frame's cells; 0: the highest, as in the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PadimConfig:
+    """PaDiM: a Gaussian at every place."""
+
+    dims: int = 64
+    """Channels drawn at random. The Gaussians grow with the square; the paper takes 100."""
+    top_fraction: float = 0.05
+    """The score is the mean over this share of a frame's cells; 0: the highest, as in the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Constrained contrastive distribution learning, eq. 1 to 4."""
 
