@@ -44,6 +44,27 @@ def test_distances_are_those_to_the_nearest_row_in_float64(offset: float) -> Non
     assert got[0, :5].tolist() == pytest.approx([0.05 * detector.channels**0.5] * 5, rel=1e-2)
 
 
+@torch.no_grad()
+def test_features_are_averages_over_the_neighbours_inside_the_frame() -> None:
+    torch.manual_seed(0)
+    detector, x = (
+        PatchCore(TinyNet(), PatchcoreConfig(bank_size=1), 64).eval(),
+        torch.randn(1, 3, 64, 64),
+    )
+    maps = detector.backbone.maps(x)
+    got = detector.features(x)[0].view(8, 8, -1)
+    for row in range(8):
+        for column in range(8):
+            rows, columns = (range(max(0, i - 1), min(8, i + 2)) for i in (row, column))
+            near = [maps[8][0, :, r, c] for r in rows for c in columns]
+            torch.testing.assert_close(got[row, column, :32], torch.stack(near).mean(dim=0))
+    # the coarser map is enlarged linearly: the middle between two of its cells lies between them
+    middle = (got[1, 3, 32:] + got[2, 3, 32:] + got[1, 4, 32:] + got[2, 4, 32:]) / 4
+    coarse = detector.prepared(maps[16])[0]
+    expected = (coarse[:, 0, 1] + coarse[:, 1, 1] + coarse[:, 0, 2] + coarse[:, 1, 2]) / 4
+    torch.testing.assert_close(middle, expected)
+
+
 def test_the_coreset_is_the_papers() -> None:
     torch.manual_seed(0)
     features = torch.randn(60, 5)
