@@ -38,6 +38,10 @@ class Detector(nn.Module, ABC):
             divides it; a map means nothing where the picture is not valid.
         """
 
+    def reconstruct(self, x: Tensor) -> Tensor | None:
+        """x^, float [N, 3, S, S]; None from a detector that does not reconstruct."""
+        return None
+
 
 class Encoder(nn.Module):
     """f: a backbone and the linear layer behind it: float [N, 3, S, S] -> latent z, float [N, D].
