@@ -71,6 +71,8 @@ class Preset(StrEnum):
     smoke = "smoke"
     quick = "quick"
     paper = "paper"
+    paper_liu = "paper-liu"
+    paper_lag = "paper-lag"
 
 
 Model = Annotated[
@@ -392,6 +394,10 @@ class _Bar:
 
     def update(self, done: int, total: int | None, more: str = "") -> None:
         """Say that `done` of `total` are done."""
+        self.show(done, total, self._text(done, total, more))
+
+    def show(self, done: int, total: int | None, text: str) -> None:
+        """Say so in words of the caller's."""
 
     def aside(self, say: Callable[[], None]) -> None:
         """Print something else meanwhile."""
@@ -410,10 +416,10 @@ class _PlainBar(_Bar):
         super().__init__(noun)
         self._last = self._began
 
-    def update(self, done: int, total: int | None, more: str = "") -> None:
-        if time.monotonic() - self._last >= PLAIN_PROGRESS_EVERY_S:
+    def show(self, done: int, total: int | None, text: str) -> None:
+        if time.monotonic() - self._last >= PLAIN_PROGRESS_EVERY_S or done == total:
             self._last = time.monotonic()
-            _say(self._text(done, total, more))
+            _say(text)
 
 
 class _TerminalBar(_Bar):
@@ -436,8 +442,7 @@ class _TerminalBar(_Bar):
         )
         self._task = self.rich.add_task("", total=None)
 
-    def update(self, done: int, total: int | None, more: str = "") -> None:
-        text = self._text(done, total, more)
+    def show(self, done: int, total: int | None, text: str) -> None:
         self.rich.update(self._task, completed=done, total=total, description=text)
 
     def aside(self, say: Callable[[], None]) -> None:
@@ -600,28 +605,45 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting on top.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with OUTPUT.run.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also log to OUTPUT.run/tensorboard.")
+    ] = False,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Train a model bundle from normal frames: pre-training, IGD, calibration, export.
+    """Train a model bundle from normal frames: pre-training, a detector, calibration, export.
 
-    Example: ccdstream train frames/ -o my-model --preset quick
+    Example: ccdstream train frames/ -o my-model --preset quick --set detector=fanogan
     """
     with _command():
         from trainer.config import load_config
         from trainer.train import train as train_bundle
 
-        try:
-            train_bundle(
-                data,
-                output,
-                load_config(preset.value, config, settings or ()),
-                command=shlex.join(["ccdstream", *sys.argv[1:]]),
-                resume=resume,
-                overwrite=overwrite,
-            )
-        except KeyboardInterrupt:
-            _say("interrupted: go on with --resume")
-            raise typer.Exit(130) from None
+        if TYPE_CHECKING:
+            from trainer.runs import Progress as StageProgress
+
+        chosen = load_config(preset.value, config, settings or ())
+        with _interrupts_end_input() as stopped, _progress("step", quiet) as bar:
+
+            def on_progress(at: "StageProgress") -> None:
+                bar.show(at.done, at.total, str(at))
+
+            try:
+                train_bundle(
+                    data,
+                    output,
+                    chosen,
+                    command=shlex.join(["ccdstream", *sys.argv[1:]]),
+                    resume=resume,
+                    overwrite=overwrite,
+                    tensorboard=tensorboard,
+                    say=lambda line: None if quiet else bar.aside(lambda: _say(line)),
+                    on_progress=on_progress,
+                    stopped=stopped,
+                )
+            except KeyboardInterrupt:
+                bar.aside(lambda: _say("interrupted: go on with --resume"))
+                raise typer.Exit(130) from None
 
 
 @app.command(no_args_is_help=True)

@@ -32,9 +32,21 @@ def test_a_setting_wins_over_a_file_and_a_file_over_the_preset(tmp_path: Path) -
 
 
 def test_one_weight_of_a_table_can_be_set_and_the_others_stay() -> None:
-    weights = load_config("smoke", None, ["program.map_weights.local_gaussian=1"]).program
+    weights = load_config("quick", None, ["program.map_weights.local_gaussian=1"]).program
     assert weights.map_weights["local_gaussian"] == 1.0
     assert weights.map_weights["local_reconstruction"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("preset", "strong"), [("paper-liu", "permutation"), ("paper-lag", "rotation")]
+)
+def test_the_papers_other_sets_have_their_preset(preset: str, strong: str) -> None:
+    config = load_config(preset)
+    assert config.global_pretrain.strong == config.local_pretrain.strong == strong
+    assert config.profile == "none"
+    assert config.global_pretrain.position_weight == 1.0
+    size = 64 if preset == "paper-liu" else 256
+    assert (config.global_size_px, config.local_size_px) == (size, size)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +59,9 @@ def test_one_weight_of_a_table_can_be_set_and_the_others_stay() -> None:
         ("seed=true", "seed must be int, got True"),
         ("local_igd.steps=-1", "local_igd.steps must not be negative"),
         ("local_igd=4", "local_igd is a table, got 4"),
-        ("local_pretrain.strong=blur", "must be one of permutation, rotation"),
-        ("program.score_weights.colour=1", "program.score_weights takes the keys"),
+        ("local_pretrain.strong=blur", "must be one of none, permutation, rotation"),
+        ("program.score_weights.colour=red", "program.score_weights is a table of numbers"),
+        ("local_igd.train_backbone=1", "local_igd.train_backbone must be true or false, got 1"),
     ],
 )
 def test_a_wrong_setting_says_what_is_known(setting: str, message: str) -> None:
@@ -58,7 +71,9 @@ def test_a_wrong_setting_says_what_is_known(setting: str, message: str) -> None:
 
 
 def test_an_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"Known presets: smoke, quick, paper\."):
+    with pytest.raises(
+        ConfigError, match=r"Known presets: smoke, quick, paper, paper-liu, paper-lag\."
+    ):
         load_config("huge")
 
 

@@ -7,14 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ccdstream.errors import ConfigError
 from trainer.backbone import DATA_RANGE, TinyNet
 from trainer.config import IgdConfig, ProgramConfig
 from trainer.detectors.igd import Igd
-from trainer.export import MAP_SIZE, PARTS, Program, onnx_program, round_weights
+from trainer.export import MAP_SIZE, Program, onnx_program, prepare
 from trainer.msssim import residual_map
 
 SMALL = IgdConfig(latent_dim=8, width=0.0625)
 RHO = 0.15
+MAP_WEIGHTS = {"global_reconstruction": 0.25, "local_reconstruction": 0.25, "local_gaussian": 0.5}
 
 
 def make_program(stride: int = 16, whole_px: int = 64, top: float = 0.05) -> Program:
@@ -22,14 +24,14 @@ def make_program(stride: int = 16, whole_px: int = 64, top: float = 0.05) -> Pro
     program = Program(
         Igd(TinyNet(), SMALL, whole_px),
         Igd(TinyNet(), SMALL, 32),
-        ProgramConfig(patch_stride_px=stride, local_top_fraction=top),
-        RHO,
+        ProgramConfig(patch_stride_px=stride, local_top_fraction=top, map_weights=MAP_WEIGHTS),
     )
     for igd in (program.whole, program.local):
+        assert isinstance(igd, Igd)
         igd.centre.normal_()
         igd.spread.fill_(3.0)
-    round_weights(program)
-    return program.eval()
+    prepare(program)
+    return program
 
 
 def inputs(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,9 +49,10 @@ def slow_local_terms(
 ) -> tuple[list[float], list[float], np.ndarray]:
     """Patch by patch: reconstruction terms, Gaussian terms, and the averaged Gaussian per pixel."""
     igd = program.local
+    assert isinstance(igd, Igd)
     inside = valid.float()[None, None]
     pixels = frame[None].float() / 255 * inside + 128 / 255 * (1 - inside)
-    x = igd.normalise(pixels)
+    x = program.normalise(pixels)
     reconstruction, gaussian = [], []
     total, count = np.zeros((256, 256)), np.zeros((256, 256))
     for top in range(0, 256 - 32 + 1, stride):
@@ -58,7 +61,7 @@ def slow_local_terms(
             patch, mask = x[place], inside[place]
             if mask.mean() < 0.5:
                 continue
-            z = igd.embed(patch)
+            z = igd.encoder(patch)
             x_hat = igd.decoder(z) * mask + patch * (1 - mask)
             residual = residual_map(
                 patch,
@@ -136,7 +139,7 @@ def test_a_frame_with_nothing_valid_gives_finite_numbers() -> None:
 
 @pytest.mark.parametrize("stride", [20, 6])
 def test_a_stride_that_does_not_fit_is_refused(stride: int) -> None:
-    with pytest.raises(ValueError, match="patch stride must be a multiple of 4"):
+    with pytest.raises(ConfigError, match=r"patch_stride_px is \d+\. Expected a multiple of 4"):
         make_program(stride=stride)
 
 
@@ -155,6 +158,6 @@ def test_the_onnx_file_gives_what_the_program_gives_for_any_batch_and_holds_half
             ["score", "map", "parts"], {"frames": frames.numpy(), "valid": valid.numpy()}
         )
         assert got[1].shape == (n, MAP_SIZE, MAP_SIZE)
-        assert got[2].shape == (n, len(PARTS))
+        assert got[2].shape == (n, len(program.parts))
         for a, b in zip(expected, got, strict=True):
             np.testing.assert_allclose(b, a.numpy(), rtol=2e-3, atol=2e-3)

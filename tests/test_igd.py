@@ -1,17 +1,17 @@
 """IGD: network shapes as published, and one true run of its loop."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from trainer import losses
-from trainer.backbone import TinyNet, TorchvisionNet
+from trainer.backbone import Normalise, TinyNet, TorchvisionNet
 from trainer.config import IgdConfig
-from trainer.detectors.igd import Critic, Decoder, Igd, UpBlock, estimate_gaussian, train_igd
+from trainer.detectors.igd import Igd, estimate_gaussian, train_igd
+from trainer.detectors.networks import Critic, Decoder, UpBlock
 from trainer.runs import Run
-from trainer.sampling import Pool
+from trainer.sampling import Patches, Pool
 
 SMALL = IgdConfig(
     steps=20,
@@ -35,14 +35,14 @@ def pool() -> Pool:
 def test_the_full_size_decoder_has_the_published_parameter_count(
     size: int, millions: float
 ) -> None:
-    decoder = Decoder(IgdConfig(), size)
+    decoder = Decoder(128, size, 1.0, "affine")
     count = sum(parameter.numel() for parameter in decoder.parameters()) / 1e6
     assert count == pytest.approx(millions, abs=0.02)
 
 
 @pytest.mark.parametrize(("size", "millions"), [(256, 17.7), (32, 2.96)])
 def test_the_full_size_critic_is_of_the_published_order(size: int, millions: float) -> None:
-    critic = Critic(IgdConfig(), size)
+    critic = Critic(size, 1.0)
     count = sum(parameter.numel() for parameter in critic.parameters()) / 1e6
     assert count == pytest.approx(millions, rel=0.25)
 
@@ -55,10 +55,10 @@ def test_pictures_come_back_in_their_size_and_the_critic_gives_one_number_each(
     config = IgdConfig(latent_dim=8, width=0.0625, decoder_norm=norm)  # type: ignore[arg-type]
     igd = Igd(TinyNet(), config, size).eval()
     x = torch.randn(2, 3, size, size)
-    z = igd.embed(x)
+    z = igd.encoder(x)
     assert z.shape == (2, 8)
     assert igd.decoder(z).shape == x.shape
-    assert Critic(config, size)(x).shape == (2,)
+    assert Critic(size, config.width)(x).shape == (2,)
 
 
 def test_the_shortcut_before_upsampling_equals_the_one_after_it() -> None:
@@ -73,36 +73,37 @@ def test_training_lowers_the_reconstruction_error_and_leaves_the_backbone_alone(
 ) -> None:
     torch.manual_seed(0)
     igd = Igd(TinyNet(), SMALL, 32)
-    frozen = {key: value.clone() for key, value in igd.backbone.state_dict().items()}
+    frozen = {key: value.clone() for key, value in igd.encoder.backbone.state_dict().items()}
     run = Run(tmp_path, {}, resume=False, say=lambda _: None, checkpoint_every_s=60)
-    draw = partial(pool().patches, 16, patch_px=32)
-    x = igd.normalise(draw(torch.Generator().manual_seed(9))[0])
+    draw = Patches(pool(), 32).draw
+    x = Normalise()(draw(16, torch.Generator().manual_seed(9))[0])
 
     @torch.no_grad()
     def error() -> float:
-        return float((igd.eval().decoder(igd.embed(x)) - x).abs().mean())
+        return float((igd.eval().decoder(igd.encoder(x)) - x).abs().mean())
 
     before = error()
     train_igd("igd", igd, draw, SMALL, SMALL.steps, run, seed=0)
     assert error() < 0.8 * before
-    for key, value in igd.backbone.state_dict().items():
+    for key, value in igd.encoder.backbone.state_dict().items():
         assert torch.equal(value, frozen[key]), key
     assert {"reconstruction", "gaussian", "interpolation", "critic"} <= set(run.metrics()[-1])
     assert not igd.training
 
 
-def test_centre_and_spread_are_those_of_the_latents() -> None:
+def test_centre_and_spread_are_those_of_the_latents(tmp_path: Path) -> None:
     torch.manual_seed(0)
     igd = Igd(TinyNet(), SMALL, 32).eval()
-    draw = partial(pool().patches, 16, patch_px=32)
-    estimate_gaussian(igd, draw, torch.Generator().manual_seed(3), samples=32)
+    draw = Patches(pool(), 32).draw
+    run = Run(tmp_path, {}, resume=False, say=lambda _: None, checkpoint_every_s=60)
+    estimate_gaussian(igd, draw, SMALL, torch.Generator().manual_seed(3), run)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        z = torch.cat([igd.embed(igd.normalise(draw(generator)[0])) for _ in range(2)])
+        z = torch.cat([igd.encoder(Normalise()(draw(16, generator)[0])) for _ in range(2)])
     torch.testing.assert_close(igd.centre, losses.estimate_centre(z))
     torch.testing.assert_close(igd.spread, losses.estimate_spread(z, igd.centre))
 
 
 def test_a_frozen_resnet_is_the_papers_encoder() -> None:
     igd = Igd(TorchvisionNet("resnet18"), IgdConfig(width=0.0625), 32)
-    assert igd.bottleneck.weight.shape == (128, 512)
+    assert igd.encoder.bottleneck.weight.shape == (128, 512)

@@ -10,7 +10,7 @@ from trainer.backbone import TinyNet
 from trainer.config import PretrainConfig
 from trainer.pretrain import pretrain
 from trainer.runs import Run
-from trainer.sampling import Pool
+from trainer.sampling import Patches, Pool
 
 CONFIG = PretrainConfig(steps=30, epochs=0, batch_size=16, learning_rate=0.05)
 
@@ -33,8 +33,8 @@ def run_once(folder: Path, config: PretrainConfig) -> tuple[TinyNet, list[dict[s
     pretrain(
         "p",
         net,
-        partial(images.patches, patch_px=32),
-        images.frames,
+        Patches(images, 32).draw,
+        partial(images.neighbour_pairs, patch_px=config.position_patch_px),
         config,
         config.steps,
         run,

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from ccdstream.errors import DataError, OutputError
-from trainer.runs import Run, plot_losses
+from trainer.pictures import plot_losses
+from trainer.runs import Run
 
 
 def open_run(folder: Path, *, resume: bool = False, **config: int) -> Run:

@@ -23,6 +23,7 @@ from trainer import train as training
 from trainer.config import load_config
 from trainer.data import find_data, load_views
 from trainer.evaluate import evaluate, table
+from trainer.manifest import terms_of
 
 SMOKE = load_config("smoke", None, ["max_images=8"])
 SIZE = (144, 180)
@@ -87,7 +88,7 @@ def test_the_bundle_passes_its_own_parity_gate_and_says_what_made_it(bundle: Bun
     [("hk_bbps-2-3", "HyperKvasir, CC BY 4.0"), ("mine", "not stated")],
 )
 def test_the_terms_of_known_sets_are_named(source: str, terms: str) -> None:
-    assert training._terms_of(source) == terms
+    assert terms_of(source) == terms
 
 
 def test_calibration_frames_have_the_fractions_that_calibration_promises(

@@ -22,26 +22,29 @@ from trainer.backbone import make_backbone
 from trainer.calibrate import batches, standardise, valid_cells
 from trainer.config import load_config
 from trainer.data import find_data, load_views
-from trainer.detectors.igd import PATCH_PX, Igd
-from trainer.export import MAP_PARTS, PARTS, Program
+from trainer.detectors.igd import Igd
+from trainer.export import Program
 from trainer.metrics import auroc
 from trainer.sampling import Pool
 from trainer.synthetic import paste_lesion
+from trainer.train import scales
 
 
 def load_program(run: Path, preset: str) -> Program:
-    """The program of a run's checkpoints, before standardisation."""
+    """The program of a finished run of IGD, before standardisation."""
     config = load_config(preset)
-    igds = []
-    for name, backbone, igd_config, size in (
-        ("igd_global", config.global_backbone, config.global_igd, config.global_size_px),
-        ("igd_local", config.local_backbone, config.local_igd, PATCH_PX),
-    ):
-        igd = Igd(make_backbone(backbone)[0], igd_config, size)
-        saved = torch.load(run / f"{name}.pt", weights_only=True)
+    detectors = {}
+    for scale in scales(config):
+        igd = Igd(make_backbone(scale.backbone)[0], scale.igd, scale.size_px)
+        saved = torch.load(run / f"igd_{scale.name}.pt", weights_only=True)
         igd.load_state_dict(saved["modules"]["igd"])
-        igds.append(igd.eval())
-    return Program(igds[0], igds[1], config.program, config.global_igd.rho).eval()
+        detectors[scale.name] = igd
+    return Program(
+        detectors.get("global"),
+        detectors.get("local"),
+        config.program,
+        local_size_px=config.local_size_px,
+    ).eval()
 
 
 def with_lesions(pool: Pool, seed: int) -> tuple[Pool, torch.Tensor]:
@@ -59,7 +62,7 @@ def with_lesions(pool: Pool, seed: int) -> tuple[Pool, torch.Tensor]:
 
 @torch.no_grad()
 def terms(program: Program, pool: Pool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Standardised parts [N, 4] and maps [N, 3, 64, 64]."""
+    """Standardised parts [N, k] and maps [N, m, 64, 64]."""
     parts, maps = zip(*(program.terms(f, v) for f, v in batches(pool)), strict=True)
     part, cell = torch.cat(parts), torch.cat(maps)
     return (
@@ -103,12 +106,13 @@ def main() -> None:
     valid = cells.repeat(arguments.repeats, 1, 1)
     print(f"{len(parts)} pasted lesions in {len(normal)} calibration frames")
     print("| term of the score | AUROC, with a lesion against without |\n| --- | --- |")
-    for index, name in enumerate(PARTS):
+    for index, name in enumerate(program.parts):
         print(f"| {name} | {auroc(normal[:, index].numpy(), parts[:, index].numpy()):.3f} |")
     print(f"| equal weights | {auroc(normal.mean(1).numpy(), parts.mean(1).numpy()):.3f} |")
-    print(f"\n| {' | '.join(MAP_PARTS)} | pixel AUROC |\n| --- | --- | --- | --- |")
+    print(f"\n| {' | '.join(program.map_parts)} | pixel AUROC |")
+    print("| --- " * (len(program.map_parts) + 1) + "|")
     steps = [0.0, 0.25, 0.5, 0.75, 1.0]
-    for weights in itertools.product(steps, repeat=len(MAP_PARTS)):
+    for weights in itertools.product(steps, repeat=len(program.map_parts)):
         if sum(weights) == 1:
             mixed = (maps * torch.tensor(weights).view(1, -1, 1, 1)).sum(dim=1)
             shown = " | ".join(f"{w:g}" for w in weights)

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.backbone import IMAGENET_MEAN
 from trainer.msssim import LUMA
 
 NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
@@ -27,6 +28,9 @@ NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 
 
 CUTOUT_FRACTION = 1 / 8
 """Side of a hole over the side of the image: 32 px at 256, as in the authors' code."""
+
+HOLE_FRACTION = 75 / 256
+"""Largest side of a hole of the weak cutout over the side of the image, as in the authors' code."""
 
 NOISE_VARIANCE = 0.05
 SALT_AND_PEPPER_FRACTION = 0.05
@@ -169,6 +173,7 @@ class StrongFamily:
 
 STRONG: Mapping[str, StrongFamily] = MappingProxyType(
     {
+        "none": StrongFamily(1, lambda x, k, generator: x, moves=False),
         "permutation": StrongFamily(4, lambda x, k, generator: half_swap(x, k), moves=True),
         "rotation": StrongFamily(4, lambda x, k, generator: rotate90(x, k), moves=True),
         "cutout": StrongFamily(4, cutout, moves=False),
@@ -177,7 +182,7 @@ STRONG: Mapping[str, StrongFamily] = MappingProxyType(
     }
 )
 """The strong families by name. Permutation suits colonoscopy best, rotation fundus images (Tian et
-al. 2021, section 3.3); "jigsaw" is ours, for comparison."""
+al. 2021, section 3.3); "jigsaw" is ours, for comparison; "none" is plain contrastive learning."""
 
 
 # --- weak augmentation ---------------------------------------------------------------------------
@@ -216,6 +221,9 @@ class WeakAugment:
     """Probability of a Gaussian blur. In the paper's list, not in the authors' code: off."""
     blur_sigma_px: tuple[float, float] = (0.1, 2.0)
     """Range of the blur's standard deviation, in pixels of the result (SimCLR's, at 224 px)."""
+    cutout_p: float = 0.0
+    """Probability of a square hole, filled with ImageNet's mean colour. In one released version of
+    the authors' code, not in the paper: off."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -254,7 +262,21 @@ class WeakAugment:
             blurred = _uniform(x, generator, n) < self.blur_p
             soft = gaussian_blur(x, sigma_px, radius_px=math.ceil(3 * high))
             x = torch.where(blurred[:, None, None, None], soft, x)
+        if self.cutout_p > 0:
+            has_hole = _uniform(x, generator, n) < self.cutout_p
+            hole = self._draw_holes(x, generator) & has_hole[:, None, None, None]
+            x = torch.where(hole, torch.tensor(IMAGENET_MEAN, device=x.device).view(3, 1, 1), x)
         return x, valid
+
+    def _draw_holes(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """One square an image, clipped to it, as bool [N, 1, size, size]."""
+        side, row, column = _uniform(x, generator, 3, len(x), 1)
+        half = (1 + side * (HOLE_FRACTION * self.size - 1)) / 2  # [N, 1]
+        places = torch.arange(self.size, device=x.device) + 0.5
+        in_rows = (places - row * self.size).abs() < half  # [N, size]
+        in_columns = (places - column * self.size).abs() < half
+        hole: Tensor = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+        return hole
 
     def _draw_colour(
         self, x: Tensor, generator: torch.Generator
@@ -444,12 +466,20 @@ def random_patches(
         ValueError: images smaller than a patch.
     """
     top, left = _patch_places(images, patch_px, count, generator)
-    patches = _cut(images, top, left, patch_px)
-    return patches, None if valid is None else _cut(valid, top, left, patch_px)
+    image = torch.arange(count, device=images.device) % len(images)
+    patches = cut_patches(images, image, top, left, patch_px)
+    if valid is None:
+        return patches, None
+    return patches, cut_patches(valid, image, top, left, patch_px)
 
 
 def neighbour_pairs(
-    images: Tensor, patch_px: int = 32, *, pairs: int, generator: torch.Generator
+    images: Tensor,
+    patch_px: int = 32,
+    *,
+    pairs: int,
+    generator: torch.Generator,
+    image: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of patches, the second in one of eight directions from the first.
 
@@ -463,12 +493,14 @@ def neighbour_pairs(
     (Patch SVDD).
 
     Args:
-        images: float [N, C, H, W].
+        images: any dtype [N, C, H, W].
         patch_px: side p of a patch; a multiple of 4.
-        pairs: number of pairs in all; pair i comes from image i mod N.
+        pairs: number of pairs in all.
+        image: int64 [pairs], which image each comes from; if not given, pair i from image i mod N.
 
     Returns:
-        patch1, patch2: float [pairs, C, p, p]; direction: int64 [pairs], index in `NEIGHBOURS`.
+        patch1, patch2: as images, [pairs, C, p, p]; direction: int64 [pairs], index in
+            `NEIGHBOURS`.
 
     Raises:
         ValueError: images smaller than a patch, or a side that is no multiple of 4.
@@ -483,7 +515,23 @@ def neighbour_pairs(
     step = torch.tensor(NEIGHBOURS, device=images.device)[direction] * (3 * patch_px // 4 + extra)
     top2 = (top + step[:, 0]).clamp(0, images.shape[2] - patch_px)
     left2 = (left + step[:, 1]).clamp(0, images.shape[3] - patch_px)
-    return _cut(images, top, left, patch_px), _cut(images, top2, left2, patch_px), direction
+    if image is None:
+        image = torch.arange(pairs, device=images.device) % len(images)
+    first = cut_patches(images, image, top, left, patch_px)
+    return first, cut_patches(images, image, top2, left2, patch_px), direction
+
+
+def cut_patches(images: Tensor, image: Tensor, top: Tensor, left: Tensor, patch_px: int) -> Tensor:
+    """Patch i out of `images[image[i]]`, its top left corner at (top[i], left[i]).
+
+    Args:
+        images: any dtype [N, C, H, W]. image, top, left: int64 [count].
+
+    Returns:
+        As images, [count, C, p, p].
+    """
+    windows = images.unfold(2, patch_px, 1).unfold(3, patch_px, 1)  # a view, nothing is copied
+    return windows[image, :, top, left]
 
 
 def grid_patches(images: Tensor, patch_px: int, stride_px: int) -> Tensor:
@@ -568,10 +616,3 @@ def _patch_places(
     top = torch.randint(height - patch_px + 1, (count,), generator=generator, device=device)
     left = torch.randint(width - patch_px + 1, (count,), generator=generator, device=device)
     return top.to(images.device), left.to(images.device)
-
-
-def _cut(images: Tensor, top: Tensor, left: Tensor, patch_px: int) -> Tensor:
-    """Patch i from image i mod N."""
-    windows = images.unfold(2, patch_px, 1).unfold(3, patch_px, 1)  # a view, nothing is copied
-    image = torch.arange(len(top), device=images.device) % len(images)
-    return windows[image, :, top, left]

@@ -49,6 +49,11 @@ class Normalise(nn.Module):
         out: Tensor = (x - self.mean) / self.std
         return out
 
+    def undo(self, x: Tensor) -> Tensor:
+        """ImageNet-normalised -> RGB in [0, 1]."""
+        out: Tensor = x * self.std + self.mean
+        return out
+
 
 class Backbone(nn.Module):
     """A feature network: layers one after the other, then the mean over positions.

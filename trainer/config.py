@@ -12,7 +12,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ccdstream.errors import ConfigError
 
-PRESETS = ("smoke", "quick", "paper")
+PRESETS = ("smoke", "quick", "paper", "paper-liu", "paper-lag")
+
+Side = Literal[64, 128, 256]
+"""Side of a picture that a 256x256 view is averaged down to, in pixels."""
+Norm = Literal["affine", "batch"]
+""""affine": a learned per-channel scale and shift, which is what the released code's batch norm,
+kept in eval mode, amounts to; "batch": batch norm in train mode."""
+DetectorName = Literal["igd", "fanogan", "msssim_ae", "dae", "patchcore", "padim"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,28 +72,60 @@ class PadimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Where and how a training computes."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the networks' arithmetic; losses are always float32. "auto": bf16 on a GPU that has it,
+    fp16 on an older one, fp32 on a CPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether networks go through torch.compile. "auto": on a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Constrained contrastive distribution learning, eq. 1 to 4."""
+    """Constrained contrastive distribution learning, eq. 1 to 4.
+
+    Both `steps` and `epochs` 0: no pre-training, the backbone keeps its start.
+    """
 
     steps: int = 0
     """Optimiser steps; 0: `epochs` decide."""
     epochs: int = 2000
     """Passes over the images times the strong classes, as the paper counts."""
     batch_size: int = 32
-    """Items a step; each gives two views."""
+    """Items a step, an item being an image under one strong class; each gives two views."""
     learning_rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 3e-4  # the released code's
     temperature: float = 0.2
     projection_dim: int = 128
-    strong: Literal["permutation", "rotation", "cutout", "noise", "jigsaw"] = "permutation"
-    negatives: Literal["batch", "same_strong"] = "batch"  # eq. 2 read literally: same_strong
+    projection_layers: Literal[2, 3] = 2
+    strong: Literal["none", "permutation", "rotation", "cutout", "noise", "jigsaw"] = "permutation"
+    """The set A_n of strong augmentations; "none" leaves plain SimCLR."""
+    negatives: Literal["batch", "same_strong", "all_strong"] = "batch"
+    """What an item is contrasted with. "batch": every other item, of any strong class (the released
+    code); "same_strong": items of its own strong class (eq. 2 read literally); "all_strong": every
+    other item, where a batch holds each of its images under all strong classes (CSI, Tack et al.
+    2020)."""
+    symmetric: bool = False
+    """Both views are anchors, as in SimCLR and CSI; the released code takes the first only."""
+    contrastive_weight: float = 1.0
+    """Of eq. 2 in eq. 1; 0 with rotations leaves RotNet."""
     classification_weight: float = 1.0
+    """Of eq. 3; an early version of the released code has 0.7."""
+    classification_views: Literal["both", "first"] = "both"
+    """Which views the strong class is told from; "first" in that early version."""
     position_weight: float = 1.0
-    """0 leaves eq. 4 out, as the released code does for the global model."""
+    """Of eq. 4; 0 leaves it out, as the released code does for the global model."""
     position_patch_px: int = 32
+    heads: Literal["trained", "frozen"] = "trained"
+    """"frozen": the last layers of classification and position have fixed weights of unit length
+    over the classes and learn their bias alone, as in the released code."""
     crop_scale_min: float = 0.2
     blur_p: float = 0.0  # the paper lists blur, the released code has none
+    cutout_p: float = 0.0  # in the weak set of one released version, not in the paper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +141,58 @@ class IgdConfig:
     latent_dim: int = 128
     width: float = 1.0
     """Scales every channel count of decoder and critic; 1 is the released code's."""
+    decoder_norm: Norm = "affine"
+    train_backbone: bool = False
+    """Fine-tune the backbone too. The paper's text says so, the released code freezes it."""
     rho: float = 0.15
     gaussian_weight: float = 1.0
     interpolation_weight: float = 0.1
-    decoder_norm: Literal["affine", "batch"] = "affine"
-    """"affine": a learned per-channel scale and shift, which is what the released code's batch
-    norm, kept in eval mode, amounts to; "batch": batch norm in train mode."""
     estimate_every: int = 1000
     """Steps between two estimates of the Gaussian's centre and spread."""
     estimate_samples: int = 2048
     """Pictures or patches, at least, that an estimate is made from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """The MS-SSIM auto-encoder and the denoising one: a reconstruction loss and nothing else."""
+
+    steps: int = 0
+    """Optimiser steps; 0: `epochs` decide."""
+    epochs: int = 256
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    latent_dim: int = 128
+    width: float = 1.0
+    decoder_norm: Norm = "affine"
+    train_backbone: bool = False
+    noise_std: float = 0.2
+    """Of the noise that the denoising auto-encoder takes away, in units of a normalised pixel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FanoganConfig:
+    """f-AnoGAN, eq. 7; defaults are those of Schlegl et al. 2019 where the paper is silent."""
+
+    gan_steps: int = 0
+    """Generator steps of the first stage, WGAN-GP; 0: `gan_epochs` decide."""
+    gan_epochs: int = 256
+    encoder_steps: int = 0
+    """Steps of the second stage, the encoder; 0: `encoder_epochs` decide."""
+    encoder_epochs: int = 256
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    """Of generator and critic."""
+    encoder_learning_rate: float = 5e-5
+    critic_steps: int = 5
+    """Critic steps to one of the generator."""
+    gradient_penalty: float = 10.0
+    kappa: float = 1.0
+    """Weight of the critic's features in the encoder's loss."""
+    latent_dim: int = 128
+    width: float = 1.0
+    decoder_norm: Norm = "batch"
+    train_backbone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,23 +203,12 @@ class ProgramConfig:
     local_top_fraction: float = 0.05
     """The local terms are the mean over this share of a frame's highest patches. The paper takes
     the maximum (0 here), which on video follows single bubbles and highlights."""
-    score_weights: dict[str, float] = field(
-        default_factory=lambda: {
-            "global_reconstruction": 0.25,
-            "global_gaussian": 0.25,
-            "local_reconstruction": 0.25,
-            "local_gaussian": 0.25,
-        }
-    )
-    """Weights of the terms after each was standardised on calibration frames. The released
-    constants (0.1/0.9 and 0.9/0.1) are MVTec's and belong to terms that were not standardised."""
-    map_weights: dict[str, float] = field(
-        default_factory=lambda: {
-            "global_reconstruction": 0.25,
-            "local_reconstruction": 0.25,
-            "local_gaussian": 0.5,
-        }
-    )
+    score_weights: dict[str, float] = field(default_factory=dict)
+    """Weight of each term of the score, as `global_gaussian`, after each was standardised on
+    calibration frames; empty: all the same. The released constants (0.1/0.9 and 0.9/0.1) are
+    MVTec's and belong to terms that were not standardised."""
+    map_weights: dict[str, float] = field(default_factory=dict)
+    """Weight of each term of the map, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +235,27 @@ class TrainConfig:
     max_images: int = 0
     """Use only this many training and calibration images each; 0: all."""
     checkpoint_every_s: float = 60.0
-    global_size_px: Literal[64, 128, 256] = 256
+    detector: DetectorName = "igd"
+    """What scores on the pre-trained features; "patchcore" and "padim" on whole frames only."""
+    scales: Literal["both", "global", "local"] = "both"
+    """Whole frames, patches, or both."""
+    global_size_px: Side = 256
     """Side of the global model's picture; below 256 the program averages the view down to it."""
+    local_size_px: Side = 256
+    """Side of the picture that the local model's 32x32 patches are cut from."""
+    compute: ComputeConfig = ComputeConfig()
     global_backbone: BackboneConfig = BackboneConfig()
     local_backbone: BackboneConfig = BackboneConfig()
     global_pretrain: PretrainConfig = PretrainConfig(position_weight=0.0)
     local_pretrain: PretrainConfig = PretrainConfig()
     global_igd: IgdConfig = IgdConfig()
     local_igd: IgdConfig = IgdConfig(batch_size=450)
+    global_autoencoder: AutoencoderConfig = AutoencoderConfig()
+    local_autoencoder: AutoencoderConfig = AutoencoderConfig(batch_size=450)
+    global_fanogan: FanoganConfig = FanoganConfig()
+    local_fanogan: FanoganConfig = FanoganConfig(batch_size=450)
+    patchcore: PatchcoreConfig = PatchcoreConfig()
+    padim: PadimConfig = PadimConfig()
     program: ProgramConfig = ProgramConfig()
     alert: AlertConfig = AlertConfig()
 
@@ -254,9 +337,14 @@ def _checked(value: Any, before: Any, kind: Any, source: str, key: str) -> Any:
             )
         return value
     if isinstance(before, dict):
-        if not isinstance(value, dict) or set(value) - set(before):
-            raise ConfigError(f"{source}: {key} takes the keys {', '.join(before)}.")
+        numbers = isinstance(value, dict) and all(
+            isinstance(v, (int, float)) and not isinstance(v, bool) for v in value.values()
+        )
+        if not numbers:
+            raise ConfigError(f"{source}: {key} is a table of numbers, got {value!r}.")
         return before | {name: float(v) for name, v in value.items()}
+    if kind is bool and not isinstance(value, bool):
+        raise ConfigError(f"{source}: {key} must be true or false, got {value!r}.")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

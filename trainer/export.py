@@ -1,7 +1,7 @@
-"""Trained descriptors -> the exported graph and the bundle that ccdstream runs.
+"""Trained detectors -> the exported graph that ccdstream runs.
 
 `Program` is the graph of the design: pixels and validity in, score, map and parts out, with the
-normalisation, the patch grid, both descriptors and the aggregation inside.
+normalisation, the patch grid, the detectors and the aggregation inside.
 """
 
 import io
@@ -14,20 +14,13 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from ccdstream.errors import ConfigError
 from trainer.augment import grid_patches
-from trainer.backbone import DATA_RANGE
+from trainer.backbone import Normalise, fold_batch_norm
 from trainer.config import ProgramConfig
-from trainer.detectors.igd import Igd
-from trainer.msssim import residual_map
+from trainer.detectors.base import Detector
 from trainer.sampling import MIN_VALID, shrink
 
-PARTS = (
-    "global_reconstruction",
-    "global_gaussian",
-    "local_reconstruction",
-    "local_gaussian",
-)
-MAP_PARTS = ("global_reconstruction", "local_reconstruction", "local_gaussian")
 FRAME_PX, MAP_SIZE = 256, 64
 _LARGEST_BATCH = 64
 _SMALLEST_HALF = 256  # weights with fewer values stay float32: they are not worth a Cast
@@ -37,14 +30,14 @@ class Program(nn.Module):
     """Frames -> anomaly score, anomaly map and the named terms of the score.
 
     forward(frames uint8 [N, 3, 256, 256], valid bool [N, 256, 256]) ->
-        score float32 [N], map float32 [N, 64, 64], parts float32 [N, 4] (`PARTS`).
+        score float32 [N], map float32 [N, 64, 64], parts float32 [N, k] (`parts`).
 
-    The terms of eq. 5 at both scales: mean reconstruction residual over the valid pixels, and
-    d^2 / sigma of the latent, which ranks as 1 - h does and does not saturate. A local term is the
-    mean over the highest valid patches. Score and map are weighted sums of terms standardised by
-    the mean and deviation that calibration frames gave them (zero and one before calibration).
-    The map's Gaussian term spreads each patch's d^2 / sigma over its pixels and averages where
-    patches overlap: eq. 5 has it, the released heatmap code does not.
+    One detector sees the whole frame, another its patches, or only one of them is there. A term of
+    the patches is the mean over the highest valid ones. Score and map are weighted sums of terms
+    standardised by the mean and deviation that calibration frames gave them (zero and one before
+    calibration). A term of the patches that has no value per pixel is spread over each patch's
+    pixels and averaged where patches overlap, so that IGD's map has its Gaussian term: eq. 5 has
+    it, the released heatmap code does not.
     """
 
     part_mean: Tensor
@@ -54,30 +47,51 @@ class Program(nn.Module):
     part_weights: Tensor
     map_weights: Tensor
 
-    def __init__(self, whole: Igd, local: Igd, config: ProgramConfig, rho: float) -> None:
+    def __init__(
+        self,
+        whole: Detector | None,
+        local: Detector | None,
+        config: ProgramConfig,
+        *,
+        local_size_px: int = FRAME_PX,
+    ) -> None:
+        """Join detectors.
+
+        Args:
+            whole: takes frames averaged down to its size.
+            local: takes patches, cut from frames averaged down to `local_size_px`.
+
+        Raises:
+            ConfigError: a stride that does not fit, a weight of an unknown term, or no term for
+                the map.
+        """
         super().__init__()
+        self.normalise = Normalise()
         self.whole = whole
         self.local = local
-        self._rho = rho
-        self._patch = local.size_px
-        self._stride = config.patch_stride_px
-        self._size = FRAME_PX
-        if self._patch % self._stride or self._size % self._stride or self._stride % 4:
-            raise ValueError(
-                f"the patch stride must be a multiple of 4 that divides {self._patch}, "
-                f"got {self._stride}"
-            )
-        grid = (self._size - self._patch) // self._stride + 1
-        self._grid = grid
-        self._top = max(1, round(config.local_top_fraction * grid * grid))
-        self.register_buffer("part_mean", torch.zeros(len(PARTS)))
-        self.register_buffer("part_std", torch.ones(len(PARTS)))
-        self.register_buffer("map_mean", torch.zeros(len(MAP_PARTS)))
-        self.register_buffer("map_std", torch.ones(len(MAP_PARTS)))
-        self.register_buffer("part_weights", torch.tensor([config.score_weights[k] for k in PARTS]))
-        self.register_buffer(
-            "map_weights", torch.tensor([config.map_weights[k] for k in MAP_PARTS])
-        )
+        self.parts: list[str] = []
+        self.map_parts: list[str] = []
+        if whole is not None:
+            self.parts += [f"global_{term}" for term in whole.terms]
+            self.map_parts += [f"global_{term}" for term in whole.map_terms]
+        if local is not None:
+            self.parts += [f"local_{term}" for term in local.terms]
+            self.map_parts += [f"local_{term}" for term in local.terms]
+            self._patch, self._stride = local.size_px, config.patch_stride_px
+            self._local_size = local_size_px
+            self._cell = local_size_px // MAP_SIZE  # side of a map cell in the patches' pixels
+            if self._patch % self._stride or self._stride % self._cell:
+                raise ConfigError(
+                    f"program.patch_stride_px is {self._stride}. Expected a multiple of "
+                    f"{self._cell} that divides {self._patch}."
+                )
+            self._grid = (local_size_px - self._patch) // self._stride + 1
+            self._top = max(1, round(config.local_top_fraction * self._grid**2))
+        for name, parts in (("part", self.parts), ("map", self.map_parts)):
+            self.register_buffer(f"{name}_mean", torch.zeros(len(parts)))
+            self.register_buffer(f"{name}_std", torch.ones(len(parts)))
+        self.register_buffer("part_weights", _weights("score", config.score_weights, self.parts))
+        self.register_buffer("map_weights", _weights("map", config.map_weights, self.map_parts))
 
     def forward(self, frames: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         parts, maps = self.terms(frames, valid)
@@ -91,61 +105,41 @@ class Program(nn.Module):
         """The terms before they are standardised.
 
         Returns:
-            parts float [N, 4] in the order of `PARTS`, and maps float [N, 3, 64, 64] in the order
-            of `MAP_PARTS`; a map's value where the view is not valid means nothing.
+            parts float [N, k] in the order of `parts`, and maps float [N, m, 64, 64] in the order
+            of `map_parts`; a map's value where the view is not valid means nothing.
         """
         inside = valid.float().unsqueeze(1)  # [N, 1, 256, 256]
         pixels = frames.float() / 255
-        pixels = pixels * inside + (128 / 255) * (1 - inside)
-        x = self.whole.normalise(pixels)
+        x = self.normalise(pixels * inside + (128 / 255) * (1 - inside))
+        parts, maps = [], []
+        if self.whole is not None:
+            scores, pictures = self.whole(*shrink(x, inside, self.whole.size_px))
+            parts.append(scores)
+            maps.append(_to_map_size(pictures))
+        if self.local is not None:
+            scores, pictures = self._local_terms(*shrink(x, inside, self._local_size))
+            parts.append(scores)
+            maps.append(pictures)
+        return torch.cat(parts, dim=1), torch.cat(maps, dim=1)
 
-        small, small_inside = shrink(x, inside, self.whole.size_px)
-        z = self.whole.embed(small)
-        whole_gaussian = self.whole.gaussian(z)
-        whole_map = self._residual(self.whole, small, self.whole.decoder(z), small_inside)
-        whole_reconstruction = _masked_mean(whole_map, small_inside)
-
+    def _local_terms(self, x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """Terms of the patches of float [N, 3, S, S]: float [N, k], and float [N, k, 64, 64]."""
+        assert self.local is not None
         p, g = self._patch, self._grid
         patches = grid_patches(x, p, self._stride).reshape(-1, 3, p, p)  # [N g g, 3, p, p]
         patches_inside = grid_patches(inside, p, self._stride).reshape(-1, 1, p, p)
-        z = self.local.embed(patches)
-        residual = self._residual(self.local, patches, self.local.decoder(z), patches_inside)
-        scored = (patches_inside.mean(dim=(1, 2, 3)) >= MIN_VALID).float()  # [N g g]
-        local_reconstruction = _masked_mean(residual, patches_inside).view(-1, g * g)
-        local_gaussian = self.local.gaussian(z).view(-1, g * g)
-        scored = scored.view(-1, g * g)
-
-        maps = torch.cat(
-            [
-                F.avg_pool2d(whole_map, self.whole.size_px // MAP_SIZE),
-                self._unfold_average(residual.view(-1, g, g, p, p), patches_inside, p // 4),
-                self._spread(local_gaussian * scored, scored),
-            ],
-            dim=1,
-        )
-        parts = torch.stack(
-            [
-                whole_reconstruction,
-                whole_gaussian,
-                self._highest(local_reconstruction, scored),
-                self._highest(local_gaussian, scored),
-            ],
-            dim=1,
-        )
-        return parts, maps
-
-    def _residual(self, igd: Igd, x: Tensor, x_hat: Tensor, inside: Tensor) -> Tensor:
-        """Per-pixel form of eq. 6, zero where not valid: float [N, 1, H, W]."""
-        x_hat = x_hat * inside + x * (1 - inside)
-        residual = residual_map(
-            x,
-            x_hat,
-            rho=self._rho,
-            window=igd.scales.window,
-            weights=igd.scales.weights,
-            data_range=DATA_RANGE,
-        )
-        return residual * inside
+        scores, pictures = self.local(patches, patches_inside)
+        scored = (patches_inside.mean(dim=(1, 2, 3)) >= MIN_VALID).float().view(-1, g * g)
+        parts, maps = [], []
+        for index, term in enumerate(self.local.terms):
+            values = scores[:, index].reshape(-1, g * g)
+            parts.append(self._highest(values, scored))
+            if term in self.local.map_terms:
+                at = self.local.map_terms.index(term)
+                maps.append(self._laid_back(pictures[:, at : at + 1], patches_inside))
+            else:
+                maps.append(self._spread(values * scored, scored))
+        return torch.stack(parts, dim=1), torch.cat(maps, dim=1)
 
     def _highest(self, values: Tensor, scored: Tensor) -> Tensor:
         """Mean of a frame's highest patch values, float [N, P] -> [N]; patches not scored lose."""
@@ -153,13 +147,17 @@ class Program(nn.Module):
         kept = values * scored + lowest * (1 - scored)
         return kept.topk(self._top, dim=1).values.mean(dim=1)
 
-    def _unfold_average(self, residual: Tensor, inside: Tensor, cells: int) -> Tensor:
-        """Patch residuals [N, g, g, p, p] laid back in place, overlaps averaged: [N, 1, 64, 64]."""
-        g, p = self._grid, self._patch
-        pooled = (F.avg_pool2d(t.reshape(-1, 1, p, p), 4) for t in (residual, inside))
-        columns = [t.reshape(-1, g * g, cells * cells).transpose(1, 2) for t in pooled]
+    def _laid_back(self, pictures: Tensor, inside: Tensor) -> Tensor:
+        """Maps of patches [N g g, 1, p, p] in place, overlaps averaged: [N, 1, 64, 64]."""
+        g, side = self._grid, self._patch // self._cell
         total, weight = (
-            F.fold(c, MAP_SIZE, kernel_size=cells, stride=self._stride // 4) for c in columns
+            F.fold(
+                F.avg_pool2d(each, self._cell).reshape(-1, g * g, side * side).transpose(1, 2),
+                MAP_SIZE,
+                kernel_size=side,
+                stride=self._stride // self._cell,
+            )
+            for each in (pictures, inside)
         )
         return total / weight.clamp(min=1e-3)
 
@@ -177,14 +175,38 @@ class Program(nn.Module):
         )
 
 
-def _masked_mean(values: Tensor, inside: Tensor) -> Tensor:
-    """Mean over the valid pixels, [N, 1, H, W] -> [N]; zero where there are none."""
-    total = (values * inside).sum(dim=(1, 2, 3))
-    return total / inside.sum(dim=(1, 2, 3)).clamp(min=1.0)
+def _weights(kind: str, weights: dict[str, float], terms: list[str]) -> Tensor:
+    """The weight of each term, float [k]: all the same where none is given."""
+    if not terms:
+        raise ConfigError(
+            f"no term gives a {kind}: this detector has none on whole frames. Set scales to both "
+            "or local."
+        )
+    if unknown := sorted(set(weights) - set(terms)):
+        raise ConfigError(
+            f"program.{kind}_weights names {unknown[0]}, which this detector does not give. "
+            f"Known terms: {', '.join(terms)}."
+        )
+    if not weights:
+        return torch.full((len(terms),), 1 / len(terms))
+    return torch.tensor([weights.get(term, 0.0) for term in terms])
 
 
-def round_weights(program: nn.Module) -> None:
-    """Round every weight to half precision, in place, so that the file loses nothing more."""
+def _to_map_size(pictures: Tensor) -> Tensor:
+    """Maps of whole frames at the map's size: float [N, m, s, s] -> [N, m, 64, 64]."""
+    if pictures.shape[-1] >= MAP_SIZE:
+        return F.avg_pool2d(pictures, pictures.shape[-1] // MAP_SIZE)
+    return F.interpolate(pictures, size=(MAP_SIZE, MAP_SIZE), mode="bilinear", align_corners=False)
+
+
+def prepare(program: nn.Module) -> None:
+    """Fold batch norms into convolutions and round every weight to half precision, in place.
+
+    The file then loses nothing more: the exporter would fold what is left of the batch norms after
+    the rounding.
+    """
+    program.eval()
+    fold_batch_norm(program)
     with torch.no_grad():
         for parameter in program.parameters():
             parameter.copy_(parameter.half().float())
@@ -219,17 +241,22 @@ def onnx_program(program: Program) -> bytes:
 
 
 def _store_in_half(model: onnx.ModelProto) -> None:
-    """Turn large float32 initialisers into float16 ones with a Cast; engines fold it away."""
+    """Turn large float32 initialisers into float16 ones with a Cast; engines fold it away.
+
+    Only those that lose nothing by it: what a detector keeps in full precision stays so.
+    """
     graph = model.graph
     casts = []
     for weight in graph.initializer:
         if weight.data_type != TensorProto.FLOAT:
             continue
         values = numpy_helper.to_array(weight)
-        if values.size < _SMALLEST_HALF:
+        with np.errstate(over="ignore"):  # what overflows is not kept
+            rounded = values.astype(np.float16)
+        if values.size < _SMALLEST_HALF or not np.array_equal(rounded, values):
             continue
         name = weight.name
-        half = numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
+        half = numpy_helper.from_array(rounded, f"{name}.half")
         weight.CopyFrom(half)
         casts.append(helper.make_node("Cast", [half.name], [name], to=TensorProto.FLOAT))
     for cast in reversed(casts):

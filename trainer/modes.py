@@ -1,4 +1,4 @@
-"""Train and eval modes that are put back by construction."""
+"""Modes of networks that are put back by construction."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,3 +17,17 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+@contextmanager
+def learning(model: nn.Module) -> Iterator[None]:
+    """Put `model` in train mode and let every weight have a gradient for the block; then eval mode,
+    and gradients for those that had them before."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.train().requires_grad_(True)
+    try:
+        yield
+    finally:
+        model.eval()
+        for parameter, had in before:
+            parameter.requires_grad_(had)

@@ -42,6 +42,15 @@ LOCAL = Scales(window=3, weights=(0.0516, 0.3295, 0.3463, 0.2726))
 """For 32 px: the first four of those, made to sum to 1, as in IGD's code."""
 
 
+def scales_of(size_px: int) -> Scales:
+    """The scales for pictures of a side: LOCAL to 32 px, above it as many of GLOBAL as fit."""
+    if size_px <= 32:
+        return LOCAL
+    fitting = int(math.log2(size_px / GLOBAL.window)) + 1
+    weights = GLOBAL.weights[:fitting]
+    return Scales(GLOBAL.window, tuple(w / sum(weights) for w in weights))
+
+
 def ms_ssim(
     x: Tensor,
     y: Tensor,

@@ -2,8 +2,9 @@
 
 config.json       the configuration, written first
 metrics.jsonl     a line every few seconds: stage, step, losses, rate
-STAGE.pt          the stage's checkpoint; `done` once it is finished
+STAGE.pt          the stage's checkpoint: networks, optimizers, and the next step
 losses.png        the losses over the steps
+tensorboard/      the same for TensorBoard, where asked for
 """
 
 import json
@@ -11,21 +12,48 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ccdstream.errors import DataError, OutputError
+from ccdstream.errors import ConfigError, DataError, OutputError
+from trainer.compute import Compute
 
 Say = Callable[[str], None]
 _LOG_EVERY_S = 5.0
 
 
 def say_on_stderr(line: str) -> None:
-    """Print a progress line where people look."""
+    """Print a line where people look."""
     print(line, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage is."""
+
+    stage: str
+    done: int
+    total: int
+    steps_per_s: float
+    losses: Mapping[str, float]
+    """Means since the last report."""
+
+    def __str__(self) -> str:
+        losses = "  ".join(f"{key} {value:.4f}" for key, value in self.losses.items())
+        left_s = int((self.total - self.done) / max(self.steps_per_s, 1e-9))
+        return (
+            f"{self.stage} {self.done}/{self.total}  {losses}  {self.steps_per_s:.2f} steps/s  "
+            f"{left_s // 60}m{left_s % 60:02d}s left"
+        )
+
+
+def say_progress(progress: Progress) -> None:
+    """Print how far a stage is."""
+    say_on_stderr(str(progress))
 
 
 class Run:
@@ -37,48 +65,84 @@ class Run:
         config: Mapping[str, Any],
         *,
         resume: bool,
-        say: Say,
+        say: Say = say_on_stderr,
+        on_progress: Callable[[Progress], None] = say_progress,
+        stopped: Callable[[], bool] = lambda: False,
         checkpoint_every_s: float,
+        compute: Compute | None = None,
+        tensorboard: bool = False,
     ) -> None:
         """Open `folder`, which must be new unless `resume`.
+
+        Args:
+            config: what the checkpoints depend on.
+            stopped: asked after every step; once true, the stage saves and raises
+                KeyboardInterrupt.
+            compute: where; this process on a CPU if not given.
+            tensorboard: also write the losses for TensorBoard.
 
         Raises:
             OutputError: the folder exists and `resume` is not set, or cannot be written.
             DataError: `resume` is set and the folder holds a run of another configuration.
+            ConfigError: TensorBoard is asked for and not installed.
         """
         self.folder = folder
-        self.say = say
-        self._checkpoint_every_s = checkpoint_every_s
+        self.compute = compute = compute or Compute()
+        self.stopped = stopped
+        self.checkpoint_every_s = checkpoint_every_s
+        self.say: Say = say if compute.leads else lambda _: None
+        self.on_progress = on_progress if compute.leads else lambda _: None
+        if compute.leads:
+            self._open(config, resume)
+        self._tensorboard = _tensorboard(folder) if tensorboard and compute.leads else None
+
+    def _open(self, config: Mapping[str, Any], resume: bool) -> None:
         text = json.dumps(config, indent=2, sort_keys=True)
-        file = folder / "config.json"
-        if file.exists():
-            if not resume:
-                raise OutputError(
-                    f"{folder} holds a training run already. Pass --resume to go on with it, or "
-                    "remove it."
-                )
-            if file.read_text(encoding="utf-8") != text:
-                raise DataError(
-                    f"{folder} was made with another configuration or other data. Resume with the "
-                    "same ones, or remove it."
-                )
-        else:
+        file = self.folder / "config.json"
+        if not file.exists():
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
                 file.write_text(text, encoding="utf-8")
             except OSError as error:
-                raise OutputError(f"cannot write {folder}: {error.strerror}.") from error
+                raise OutputError(f"cannot write {self.folder}: {error.strerror}.") from error
+        elif not resume:
+            raise OutputError(
+                f"{self.folder} holds a training run already. Pass --resume to go on with it, or "
+                "remove it."
+            )
+        elif file.read_text(encoding="utf-8") != text:
+            raise DataError(
+                f"{self.folder} was made with another configuration or other data. Resume with "
+                "the same ones, or remove it."
+            )
 
     def stage(
         self, name: str, steps: int, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Any]
     ) -> "Stage":
-        """The stage `name`, with what an earlier run left of it put into modules and optimizers."""
+        """The stage `name`, with what an earlier run left of it put into modules and optimizers.
+
+        Args:
+            optimizers: whatever has `state_dict` and `load_state_dict`.
+        """
         return Stage(self, name, steps, modules, optimizers)
 
-    def log(self, entry: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
+    def log(self, progress: Progress) -> None:
+        """Append one line to metrics.jsonl, and tell whoever looks on."""
+        if not self.compute.leads:
+            return
+        entry = {
+            "stage": progress.stage,
+            "step": progress.done,
+            "steps_per_s": round(progress.steps_per_s, 4),
+            **progress.losses,
+        }
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
+        if self._tensorboard is not None:
+            for key, value in progress.losses.items():
+                self._tensorboard.add_scalar(f"{progress.stage}/{key}", value, progress.done)
+            self._tensorboard.flush()
+        self.on_progress(progress)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every line of metrics.jsonl."""
@@ -86,6 +150,17 @@ class Run:
         if not file.exists():
             return []
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+    def close(self) -> None:
+        """Close what was opened for TensorBoard."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Stage:
@@ -96,8 +171,9 @@ class Stage:
             ...
             stage.report({"loss": loss})
 
-    Every step has a generator of its own, seeded by (seed, stage, step), so that a resumed run
-    draws what an undisturbed one would have drawn.
+    Every step has a generator of its own, seeded by (seed, stage, step, rank), so that a resumed
+    run draws what an undisturbed one would have drawn; torch's own generator, which some networks
+    draw from, is seeded alike.
     """
 
     def __init__(
@@ -117,13 +193,14 @@ class Stage:
         self._next = 0
         self._losses: dict[str, list[Tensor]] = {}
         if self._file.exists():
-            saved = torch.load(self._file, map_location="cpu", weights_only=True)
+            saved = torch.load(self._file, map_location=run.compute.device, weights_only=True)
             for key, module in modules.items():
                 module.load_state_dict(saved["modules"][key])
             for key, optimizer in optimizers.items():
                 optimizer.load_state_dict(saved["optimizers"][key])
             self._next = saved["step"]
             run.say(f"{name}: goes on at step {self._next} of {steps}")
+        run.compute.same_start(*modules.values())
 
     @property
     def finished(self) -> bool:
@@ -131,21 +208,27 @@ class Stage:
         return self._next >= self.count
 
     def steps(self, seed: int) -> Iterator[tuple[int, torch.Generator]]:
-        """Yield (step, generator) for the steps left; save at intervals and at the end."""
+        """Yield (step, generator) for the steps left; save at intervals and at the end.
+
+        Raises:
+            KeyboardInterrupt: the run was asked to stop; what was done is saved.
+        """
         started, first = time.monotonic(), self._next
         logged = saved = started
         for step in range(self._next, self.count):
-            generator = torch.Generator().manual_seed(
-                hash((seed, sum(self.name.encode()), step)) & 0x7FFF_FFFF_FFFF_FFFF
-            )
-            yield step, generator
+            rank = self._run.compute.rank
+            key = hash((seed, sum(self.name.encode()), step, rank)) & 0x7FFF_FFFF_FFFF_FFFF
+            torch.manual_seed(key)
+            yield step, self._run.compute.generator(key)
             self._next = step + 1
             now = time.monotonic()
-            rate = (self._next - first) / max(now - started, 1e-9)
             if now - logged >= _LOG_EVERY_S or self._next == self.count:
-                self._log(rate)
+                self._log((self._next - first) / max(now - started, 1e-9))
                 logged = now
-            if now - saved >= self._run._checkpoint_every_s:
+            if self._run.stopped():
+                self.save()
+                raise KeyboardInterrupt
+            if now - saved >= self._run.checkpoint_every_s:
                 self.save()
                 saved = time.monotonic()
         if self._next > first:
@@ -159,51 +242,36 @@ class Stage:
     def _log(self, rate: float) -> None:
         means = {key: torch.stack(v).mean().item() for key, v in self._losses.items()}
         self._losses.clear()
-        left_s = (self.count - self._next) / rate
-        self._run.log(
-            {"stage": self.name, "step": self._next, "steps_per_s": round(rate, 4), **means}
-        )
-        losses = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
-        self._run.say(
-            f"{self.name} {self._next}/{self.count}  {losses}  {rate:.2f} steps/s  "
-            f"{int(left_s // 60)}m{int(left_s % 60):02d}s left"
-        )
+        self._run.log(Progress(self.name, self._next, self.count, rate, means))
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
+        if not self._run.compute.leads:
+            return
         part = self._file.with_suffix(".part")
-        torch.save(
-            {
-                "step": self._next,
-                "modules": {key: m.state_dict() for key, m in self._modules.items()},
-                "optimizers": {key: o.state_dict() for key, o in self._optimizers.items()},
-            },
-            part,
-        )
-        os.replace(part, self._file)
+        try:
+            torch.save(
+                {
+                    "step": self._next,
+                    "modules": {key: m.state_dict() for key, m in self._modules.items()},
+                    "optimizers": {key: o.state_dict() for key, o in self._optimizers.items()},
+                },
+                part,
+            )
+            os.replace(part, self._file)
+        except (OSError, RuntimeError) as error:  # torch's own writer says RuntimeError
+            raise OutputError(
+                f"cannot write the checkpoint {self._file}: {str(error).splitlines()[0]}. "
+                "Make room there, then go on with --resume."
+            ) from error
 
 
-def plot_losses(run: Run) -> Path:
-    """Draw every stage's losses over its steps into losses.png."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    stages: dict[str, list[dict[str, Any]]] = {}
-    for entry in run.metrics():
-        stages.setdefault(entry["stage"], []).append(entry)
-    figure = Figure(figsize=(9, 2.6 * max(len(stages), 1)), layout="constrained")
-    FigureCanvasAgg(figure)
-    for index, (name, entries) in enumerate(stages.items()):
-        axes = figure.add_subplot(len(stages), 1, index + 1)
-        keys = [k for k in entries[-1] if k not in ("stage", "step", "steps_per_s")]
-        for key in keys:
-            points = [(e["step"], e[key]) for e in entries if key in e]
-            axes.plot(*zip(*points, strict=True), label=key)
-        axes.set_title(name, fontsize=10)
-        axes.set_xlabel("step")
-        axes.set_ylabel("loss")
-        axes.legend(fontsize=8)
-        axes.grid(alpha=0.3)
-    path = run.folder / "losses.png"
-    figure.savefig(path, dpi=120)
-    return path
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "TensorBoard is not installed. Install it with pip install tensorboard, or leave "
+            "--tensorboard out."
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,16 +1,16 @@
 """Normal frames in, model bundle out: the stages of a training, in order.
 
-views -> pre-training (global, local) -> IGD (global, local) -> program -> calibration -> bundle
+views -> pre-training -> detector, each for whole frames and for patches -> program -> calibration
+-> bundle
 """
 
-import platform
-import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,30 +19,76 @@ from ccdstream import sample
 from ccdstream.bundle import Bundle, Golden, load_bundle, write_bundle
 from ccdstream.engine.select import open_engine
 from ccdstream.errors import OutputError
-from ccdstream.frames import View
-from ccdstream.quality import QualityLimits, measure
-from ccdstream.view import HYPERKVASIR, NONE, Profile, view_of_image, whole_frame
+from ccdstream.view import HYPERKVASIR, NONE, Profile, view_of_image
 from trainer.augment import STRONG
-from trainer.backbone import Backbone, make_backbone
-from trainer.calibrate import Calibrated, calibrate, standardise
-from trainer.config import IgdConfig, PretrainConfig, TrainConfig
-from trainer.data import Item, Views, content_hash, find_data, load_views
-from trainer.detectors.igd import PATCH_PX, Igd, train_igd
-from trainer.export import FRAME_PX, MAP_SIZE, PARTS, Program, onnx_program, round_weights
-from trainer.pretrain import pretrain
-from trainer.runs import Run, Say, plot_losses, say_on_stderr
-from trainer.sampling import Pool
+from trainer.backbone import Backbone, Normalise, Start, make_backbone
+from trainer.calibrate import Calibrated, batches, calibrate, standardise
+from trainer.compute import Compute, open_compute
+from trainer.config import (
+    AutoencoderConfig,
+    BackboneConfig,
+    FanoganConfig,
+    IgdConfig,
+    PretrainConfig,
+    TrainConfig,
+)
+from trainer.data import Views, content_hash, find_data, load_views
+from trainer.detectors.autoencoder import Autoencoder, train_autoencoder
+from trainer.detectors.base import Detector, Draw
+from trainer.detectors.fanogan import Fanogan, train_encoder, train_gan
+from trainer.detectors.igd import Igd, train_igd
+from trainer.detectors.networks import PATCH_PX
+from trainer.detectors.padim import Padim, fit_padim
+from trainer.detectors.patchcore import PatchCore, fit_patchcore
+from trainer.export import Program, onnx_program, prepare
+from trainer.manifest import manifest_of
+from trainer.pictures import draw_reconstructions, plot_losses
+from trainer.pretrain import Items, pretrain
+from trainer.runs import Progress, Run, Say, say_on_stderr, say_progress
+from trainer.sampling import Patches, Pool
 
-PARITY = {"score_abs": 0.05, "map_abs": 0.25}
-"""Largest difference from the golden outputs that an engine may show, in units of the standard
-deviation of calibration frames (score) and pixels (map)."""
 _PROFILES = {"hyperkvasir": HYPERKVASIR, "none": NONE}
-_TERMS = {
-    "hk_": "HyperKvasir, CC BY 4.0",
-    "kvasirv1_": "Kvasir v1, research and education",
-    "cp_child": "CP-CHILD, believed CC BY 4.0",
-}
-"""Terms of the public sets that an index.csv's `source` names, by the source's first letters."""
+WHOLE_FRAME_ONLY = ("patchcore", "padim")
+"""Detectors that have no model of patches: they look at every place of a frame already."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """One of the two sizes that everything is trained at: whole frames, or patches of them."""
+
+    name: Literal["global", "local"]
+    size_px: int
+    """Side of the pictures that the networks see."""
+    backbone: BackboneConfig
+    pretrain: PretrainConfig
+    igd: IgdConfig
+    autoencoder: AutoencoderConfig
+    fanogan: FanoganConfig
+
+
+def scales(config: TrainConfig) -> list[Scale]:
+    """The scales that `config` trains, whole frames first."""
+    whole = Scale(
+        "global",
+        config.global_size_px,
+        config.global_backbone,
+        config.global_pretrain,
+        config.global_igd,
+        config.global_autoencoder,
+        config.global_fanogan,
+    )
+    local = Scale(
+        "local",
+        PATCH_PX,
+        config.local_backbone,
+        config.local_pretrain,
+        config.local_igd,
+        config.local_autoencoder,
+        config.local_fanogan,
+    )
+    if config.scales == "global" or config.detector in WHOLE_FRAME_ONLY:
+        return [whole]
+    return [local] if config.scales == "local" else [whole, local]
 
 
 def train(
@@ -53,202 +99,250 @@ def train(
     command: str,
     resume: bool = False,
     overwrite: bool = False,
+    tensorboard: bool = False,
     say: Say = say_on_stderr,
-) -> Bundle:
+    on_progress: Callable[[Progress], None] = say_progress,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Bundle | None:
     """Train a bundle from the normal frames in `data` and write it to `output`.
 
-    The run's checkpoints, metrics and loss plot lie in the folder `OUTPUT.run` beside it.
+    The run's checkpoints, metrics and plots lie in the folder `OUTPUT.run` beside it. Under
+    torchrun the processes share every batch, and the first writes the files.
 
     Args:
         command: what the user typed, for the manifest.
         resume: go on with the run in `OUTPUT.run`.
+        tensorboard: also write the losses for TensorBoard, into the run's folder.
+        stopped: asked after every step; once true, what was done is saved and KeyboardInterrupt
+            raised.
+
+    Returns:
+        The bundle; None in a process that is not the first.
 
     Raises:
         DataError: the data is missing or not usable.
-        ConfigError: backbone weights cannot be had.
+        ConfigError: backbone weights cannot be had, or settings that do not fit together.
         OutputError: `output` or its run folder exists, or cannot be written.
     """
     if output.exists() and not overwrite:
         raise OutputError(f"{output} is there already. Name another, or pass --overwrite.")
     started = time.monotonic()
-    dataset = find_data(data)
-    profile = _PROFILES[config.profile]
-    limit = config.max_images or None
-    train_items, calibration_items = dataset.train[:limit], dataset.calibration[:limit]
-    pretrain_items = dataset.pretrain[:limit]
-    say(
-        f"data: {len(train_items)} normal frames to train on, {len(calibration_items)} to "
-        f"calibrate with, {len(pretrain_items)} more patches for pre-training"
-    )
-    run = Run(
-        output.with_name(output.name + ".run"),
-        _what_checkpoints_depend_on(config)
-        | {"data": content_hash([*train_items, *pretrain_items])},
-        resume=resume,
-        say=say,
-        checkpoint_every_s=config.checkpoint_every_s,
-    )
-    torch.manual_seed(config.seed)  # the networks' random starts
-    train_views = load_views(train_items, profile)
-    calibration_views = load_views(calibration_items, profile)
-    frames = _pool(train_views)
-    patches_from = _joined(frames, _pool(load_views(pretrain_items, NONE)))
-    held_out = _pool(calibration_views)
+    with open_compute(config.compute) as compute:
+        dataset = find_data(data)
+        untrained = [_untrained(config, scale) for scale in scales(config)]
+        program = _program(config, untrained)  # so that settings that do not fit are said now
+        limit = config.max_images or None
+        splits = {
+            "train": dataset.train[:limit],
+            "calibration": dataset.calibration[:limit],
+            "pretrain": dataset.pretrain[:limit],
+        }
+        with Run(
+            output.with_name(output.name + ".run"),
+            checkpoint_config(config)
+            | {"data": content_hash([*splits["train"], *splits["pretrain"]])},
+            resume=resume,
+            say=say,
+            on_progress=on_progress,
+            stopped=stopped,
+            checkpoint_every_s=config.checkpoint_every_s,
+            compute=compute,
+            tensorboard=tensorboard,
+        ) as run:
+            run.say(
+                f"data: {len(splits['train'])} normal frames to train on, "
+                f"{len(splits['calibration'])} to calibrate with, {len(splits['pretrain'])} more "
+                f"for pre-training; on {compute.description}"
+            )
+            for networks in untrained:
+                name = networks.scale.name
+                run.say(
+                    f"{name} backbone: {networks.scale.backbone.name}, {networks.start.description}"
+                )
+            profile = _PROFILES[config.profile]
+            views = {
+                name: load_views(items, NONE if name == "pretrain" else profile)
+                for name, items in splits.items()
+            }
+            frames, more, held_out = (
+                _pool(views[name]) for name in ("train", "pretrain", "calibration")
+            )
+            for networks in untrained:
+                _train_networks(config, networks, frames, more, run)
+                if compute.leads:
+                    picture = f"reconstructions_{networks.scale.name}.png"
+                    draw_reconstructions(networks.detector, held_out, run.folder / picture)
+            if not compute.leads:
+                return None
+            run.say("export: standardising the terms, writing the program, calibrating")
+            program.cpu()
+            prepare(program)
+            standardise(program, held_out)
+            manifest = manifest_of(
+                program,
+                config,
+                profile=profile,
+                command=command,
+                views=views,
+                starts={n.scale.name: n.start for n in untrained},
+                compute=compute,
+            )
+            bundle = _export(program, held_out, manifest, output, overwrite)
+            if run.metrics():
+                plot_losses(run)
+            size = sum(file["bytes"] for file in bundle.manifest["files"].values())
+            run.say(
+                f"{output}: {size / 1e6:.1f} MB, {time.monotonic() - started:.0f} s; losses and "
+                f"pictures in {run.folder}"
+            )
+            return bundle
 
-    whole_backbone, whole_start = make_backbone(config.global_backbone)
-    local_backbone, local_start = make_backbone(config.local_backbone)
-    say(f"global backbone: {config.global_backbone.name}, {whole_start.description}")
-    say(f"local backbone: {config.local_backbone.name}, {local_start.description}")
-    _pretrain_both(whole_backbone, local_backbone, frames, patches_from, config, run)
-    whole = Igd(whole_backbone, config.global_igd, config.global_size_px)
-    local = Igd(local_backbone, config.local_igd, PATCH_PX)
-    _train_both(whole, local, frames, config, run)
 
-    say("export: standardising the terms, writing the program, calibrating")
-    program = Program(whole, local, config.program, config.global_igd.rho).eval()
-    round_weights(program)
-    standardise(program, held_out)
-    manifest = {
-        "name": config.name,
-        "commit": _commit(),
-        "command": command,
-        "input_size": [FRAME_PX, FRAME_PX],
-        "map_size": [MAP_SIZE, MAP_SIZE],
-        "parts": list(PARTS),
-        "profile": profile.to_dict(),
-        "quality": _quality(train_views, calibration_views).to_dict(),
-        "alert": config.as_dict()["alert"],
-        "parity": PARITY,
-        "licences": sorted({s.licence for s in (whole_start, local_start) if s.licence}),
-        "figures": {},
-        "training": {
-            "config": config.as_dict(),
-            "data": [
-                _described("train", train_items),
-                _described("calibration", calibration_items),
-                _described("pretrain", pretrain_items),
-            ],
-            "backbones": {"global": whole_start.description, "local": local_start.description},
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
-            f"torch {torch.__version__}, Python {platform.python_version()}",
-        },
-    }
-    bundle = _export(program, held_out, manifest, output, overwrite)
-    plot_losses(run)
-    say(
-        f"{output}: {sum(f['bytes'] for f in bundle.manifest['files'].values()) / 1e6:.1f} MB, "
-        f"{time.monotonic() - started:.0f} s; losses in {run.folder / 'losses.png'}"
-    )
-    return bundle
-
-
-def _what_checkpoints_depend_on(config: TrainConfig) -> dict[str, Any]:
-    """The configuration without what is decided after the last stage: that may change on resume."""
-    later = ("name", "preset", "checkpoint_every_s", "program", "alert")
+def checkpoint_config(config: TrainConfig) -> dict[str, Any]:
+    """What checkpoints depend on: the rest is decided after the last stage, or computes the same,
+    and may change on resume."""
+    later = ("name", "preset", "checkpoint_every_s", "compute", "program", "alert")
     return {key: value for key, value in config.as_dict().items() if key not in later}
 
 
-def _pretrain_both(
-    whole: Backbone,
-    local: Backbone,
-    frames: Pool,
-    patches_from: Pool,
-    config: TrainConfig,
-    run: Run,
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """The backbone of a scale and the detector on it, which holds it."""
+
+    scale: Scale
+    backbone: Backbone
+    start: Start
+    detector: Detector
+
+
+def _untrained(config: TrainConfig, scale: Scale) -> Networks:
+    torch.manual_seed(config.seed)  # so that a scale does not depend on the other
+    backbone, start = make_backbone(scale.backbone)
+    size_px = scale.size_px
+    detector: Detector
+    match config.detector:
+        case "igd":
+            detector = Igd(backbone, scale.igd, size_px)
+        case "msssim_ae":
+            detector = Autoencoder(backbone, scale.autoencoder, size_px, "msssim")
+        case "dae":
+            detector = Autoencoder(backbone, scale.autoencoder, size_px, "squared")
+        case "fanogan":
+            detector = Fanogan(backbone, scale.fanogan, size_px)
+        case "patchcore":
+            detector = PatchCore(backbone, config.patchcore, size_px)
+        case "padim":
+            detector = Padim(backbone, config.padim, size_px)
+    return Networks(scale, backbone, start, detector)
+
+
+def _program(config: TrainConfig, networks: Sequence[Networks]) -> Program:
+    detectors = {each.scale.name: each.detector for each in networks}
+    return Program(
+        detectors.get("global"),
+        detectors.get("local"),
+        config.program,
+        local_size_px=config.local_size_px,
+    )
+
+
+def _train_networks(
+    config: TrainConfig, networks: Networks, frames: Pool, more: Pool, run: Run
 ) -> None:
+    """Pre-train the backbone, then train the detector, in place.
+
+    Args:
+        more: seen by the pre-training of patches alone.
+    """
+    scale, device = networks.scale, run.compute.device
+    frames = frames.to(device)
+    if scale.name == "global":
+        normal = seen = frames.shrunk(scale.size_px)
+        items: Items = seen.frames
+        draw: Draw = normal.frames
+        pairs = frames.neighbour_pairs
+        grid, overlapping_grid = 1, 1
+    else:
+        side = config.local_size_px
+        normal = frames.shrunk(side)
+        seen = joined(normal, more.to(device).shrunk(side)) if len(more) else normal
+        items, draw = Patches(seen, PATCH_PX).draw, Patches(normal, PATCH_PX).draw
+        pairs = seen.neighbour_pairs
+        grid, overlapping_grid = (side // PATCH_PX) ** 2, (2 * side // PATCH_PX - 1) ** 2
     pretrain(
-        "pretrain_global",
-        whole,
-        partial(frames.frames, size_px=config.global_size_px),
-        frames.frames,
-        config.global_pretrain,
-        _pretrain_steps(config.global_pretrain, len(frames.images)),
+        f"pretrain_{scale.name}",
+        networks.backbone,
+        items,
+        partial(pairs, patch_px=scale.pretrain.position_patch_px),
+        scale.pretrain,
+        pretrain_steps(scale.pretrain, grid * len(seen)),
         run,
-        size_px=config.global_size_px,
+        size_px=scale.size_px,
         seed=config.seed,
     )
-    grid = (FRAME_PX // PATCH_PX) ** 2  # the paper's code cuts a frame into 64 patches
-    pretrain(
-        "pretrain_local",
-        local,
-        partial(patches_from.patches, patch_px=PATCH_PX),
-        patches_from.frames,
-        config.local_pretrain,
-        _pretrain_steps(config.local_pretrain, grid * len(patches_from.images)),
-        run,
-        size_px=PATCH_PX,
-        seed=config.seed,
-    )
+    torch.manual_seed(config.seed)  # a resumed run draws a critic as an undisturbed one does
+    _train_detector(config, networks, normal, draw, overlapping_grid * len(normal), run)
 
 
-def _train_both(whole: Igd, local: Igd, frames: Pool, config: TrainConfig, run: Run) -> None:
-    train_igd(
-        "igd_global",
-        whole,
-        partial(frames.frames, config.global_igd.batch_size, size_px=config.global_size_px),
-        config.global_igd,
-        _igd_steps(config.global_igd, len(frames.images)),
-        run,
-        seed=config.seed,
-    )
-    grid = 225  # the released code trains on the 15x15 patches of stride 16
-    train_igd(
-        "igd_local",
-        local,
-        partial(frames.patches, config.local_igd.batch_size, patch_px=PATCH_PX),
-        config.local_igd,
-        _igd_steps(config.local_igd, grid * len(frames.images)),
-        run,
-        seed=config.seed,
-    )
+def pretrain_steps(config: PretrainConfig, items: int) -> int:
+    """Steps of a pre-training over `items` images or patches: an epoch sees each in every class.
 
-
-def _pretrain_steps(config: PretrainConfig, items: int) -> int:
-    """Steps of a pre-training over `items` images or patches: an epoch sees each in every class."""
+    The released code cuts a frame into the 64 patches of a grid without overlap.
+    """
     if config.steps:
         return config.steps
     return config.epochs * (items * STRONG[config.strong].classes // config.batch_size)
 
 
-def _igd_steps(config: IgdConfig, items: int) -> int:
-    return config.steps or config.epochs * max(1, items // config.batch_size)
+def _train_detector(
+    config: TrainConfig, networks: Networks, frames: Pool, draw: Draw, items: int, run: Run
+) -> None:
+    """Train the detector on what `draw` gives: `items` make an epoch; or fit it to every frame."""
+
+    def steps(given: int, epochs: int, batch_size: int) -> int:
+        return given or epochs * max(1, items // batch_size)
+
+    seed, scale, detector = config.seed, networks.scale, networks.detector
+    if isinstance(detector, Igd):
+        igd = scale.igd
+        count = steps(igd.steps, igd.epochs, igd.batch_size)
+        train_igd(f"igd_{scale.name}", detector, draw, igd, count, run, seed=seed)
+    elif isinstance(detector, Autoencoder):
+        ae = scale.autoencoder
+        count = steps(ae.steps, ae.epochs, ae.batch_size)
+        name = f"{config.detector}_{scale.name}"
+        train_autoencoder(name, detector, draw, ae, count, run, seed=seed)
+    elif isinstance(detector, Fanogan):
+        gan = scale.fanogan
+        count = steps(gan.gan_steps, gan.gan_epochs, gan.batch_size)
+        critic = train_gan(f"gan_{scale.name}", detector, draw, gan, count, run, seed=seed)
+        count = steps(gan.encoder_steps, gan.encoder_epochs, gan.batch_size)
+        name = f"encoder_{scale.name}"
+        train_encoder(name, detector, critic, draw, gan, count, run, seed=seed)
+    else:
+        run.say(f"{config.detector}: fitted to {len(frames)} frames")
+        run.compute.place(detector)
+        pictures, source = _pictures(frames, run.compute), run.compute.generator(seed)
+        if isinstance(detector, PatchCore):
+            fit_patchcore(detector, pictures, source)
+        elif isinstance(detector, Padim):
+            fit_padim(detector, pictures, source)
+
+
+def _pictures(pool: Pool, compute: Compute) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Every frame once: normalised float [n, 3, S, S], and valid float [n, 1, S, S]."""
+    normalise = compute.place(Normalise())
+    for images, valid in batches(pool):
+        yield normalise(images.float() / 255), valid[:, None].float()
 
 
 def _pool(views: Views) -> Pool:
     return Pool(torch.from_numpy(views.images), torch.from_numpy(views.valid))
 
 
-def _joined(a: Pool, b: Pool) -> Pool:
+def joined(a: Pool, b: Pool) -> Pool:
+    """The views of both."""
     return Pool(torch.cat([a.images, b.images]), torch.cat([a.valid, b.valid]))
-
-
-def _quality(*several: Views) -> QualityLimits:
-    field = whole_frame((FRAME_PX, FRAME_PX))
-    return QualityLimits.fit(
-        [
-            measure(View(image.transpose(1, 2, 0), valid, field))
-            for views in several
-            for image, valid in zip(views.images, views.valid, strict=True)
-        ]
-    )
-
-
-def _described(name: str, items: Sequence[Item]) -> dict[str, Any]:
-    sources: dict[str, int] = {}
-    for item in items:
-        sources[item.source] = sources.get(item.source, 0) + 1
-    return {
-        "name": name,
-        "count": len(items),
-        "sources": sources,
-        "licences": sorted({_terms_of(source) for source in sources}),
-        "sha256": content_hash(items),
-    }
-
-
-def _terms_of(source: str) -> str:
-    """Under which terms the images of a source may be used, as far as it is known."""
-    return next((t for start, t in _TERMS.items() if source.startswith(start)), "not stated")
 
 
 def _golden_views(profile: Profile) -> tuple[np.ndarray, np.ndarray]:
@@ -287,19 +381,3 @@ def _export(
         overwrite=overwrite,
     )
     return load_bundle(output)
-
-
-def _commit() -> str:
-    """The commit this code is at, with "+changes" where files differ; "unknown" outside git."""
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.stdout.strip()

@@ -1,0 +1,96 @@
+"""Pictures of a training run: how its losses went, and what its detectors make of normal frames."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.backbone import Normalise
+from trainer.detectors.base import Detector
+from trainer.detectors.networks import PATCH_PX
+from trainer.runs import Run
+from trainer.sampling import Pool
+
+_SHOWN = 8
+"""Frames in a picture of reconstructions."""
+
+
+@torch.no_grad()
+def draw_reconstructions(detector: Detector, pool: Pool, path: Path) -> None:
+    """Normal frames above what the detector makes of them, above the first term of its map.
+
+    A detector of patches is shown on the frame's patches, laid side by side. Nothing is written
+    for a detector that does not reconstruct.
+
+    Args:
+        detector: in eval mode.
+        pool: frames that were not trained on; the first few are shown.
+    """
+    frames = pool.images[:_SHOWN].float() / 255
+    inside = pool.valid[:_SHOWN, None].float()
+    patches = detector.size_px <= PATCH_PX
+    if patches:
+        x, valid = _tiles(frames, detector.size_px), _tiles(inside, detector.size_px)
+    else:
+        x = F.interpolate(frames, size=detector.size_px, mode="area")
+        valid = (F.interpolate(inside, size=detector.size_px, mode="area") > 0.5).float()
+    device = next(detector.parameters()).device
+    normalise = Normalise().to(device)
+    x, valid = normalise(x.to(device)), valid.to(device)
+    x_hat = detector.reconstruct(x)
+    if x_hat is None:
+        return
+    residual = detector(x, valid)[1][:, :1]
+    scale = residual.flatten().quantile(0.995).clamp(min=1e-6) if residual.numel() < 2**24 else 1.0
+    rows = [normalise.undo(x), normalise.undo(x_hat), (residual / scale).expand(-1, 3, -1, -1)]
+    rows = [row.clamp(0, 1).cpu() for row in rows]
+    if patches:
+        rows = [_laid_out(row, len(frames)) for row in rows]
+    picture = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)  # [3, 3 H, n W]
+    rgb = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))[1].tobytes())
+
+
+def _tiles(x: Tensor, side: int) -> Tensor:
+    """Patches without overlap, [n, C, H, W] -> [n g g, C, side, side]."""
+    c = x.shape[1]
+    tiles = x.unfold(2, side, side).unfold(3, side, side)  # [n, C, g, g, side, side]
+    return tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, c, side, side)
+
+
+def _laid_out(tiles: Tensor, n: int) -> Tensor:
+    """The inverse of `_tiles`."""
+    side, c = tiles.shape[-1], tiles.shape[1]
+    g = round((len(tiles) // n) ** 0.5)
+    x = tiles.reshape(n, g, g, c, side, side).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(n, c, g * side, g * side)
+
+
+def plot_losses(run: Run) -> Path:
+    """Draw every stage's losses over its steps into losses.png."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for entry in run.metrics():
+        stages.setdefault(entry["stage"], []).append(entry)
+    figure = Figure(figsize=(9, 2.6 * max(len(stages), 1)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for index, (name, entries) in enumerate(stages.items()):
+        axes = figure.add_subplot(len(stages), 1, index + 1)
+        keys = [k for k in entries[-1] if k not in ("stage", "step", "steps_per_s")]
+        for key in keys:
+            points = [(e["step"], e[key]) for e in entries if key in e]
+            axes.plot(*zip(*points, strict=True), label=key)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    path = run.folder / "losses.png"
+    figure.savefig(path, dpi=120)
+    return path
