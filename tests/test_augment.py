@@ -308,13 +308,36 @@ def test_gaussian_blur_is_torchvisions_with_each_images_sigma() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "share"), [({"flip": 0.3}, 0.3), ({"grey_p": 0.7}, 0.7), ({"blur_p": 0.4}, 0.4)]
+    ("changes", "share"),
+    [
+        ({"flip": 0.3}, 0.3),
+        ({"grey_p": 0.7}, 0.7),
+        ({"blur_p": 0.4}, 0.4),
+        ({"cutout_p": 0.6}, 0.6),
+    ],
 )
 def test_probabilities_are_those_asked_for(changes: dict[str, float], share: float) -> None:
     x = images(1, 16, 16).expand(2000, -1, -1, -1)
     view, _ = plain(x, blur_sigma_px=(1.0, 1.5), **changes)(x, None, seeded())
     changed = (view - x).abs().amax(dim=(1, 2, 3)) > 1e-3
     assert changed.float().mean().item() == pytest.approx(share, abs=4 * math.sqrt(0.25 / 2000))
+
+
+def test_the_weak_hole_is_one_clipped_square_of_the_mean_colour() -> None:
+    x = torch.zeros(200, 3, 64, 64)
+    view, _ = plain(x, cutout_p=1.0)(x, None, seeded())
+    mean = torch.tensor(augment.IMAGENET_MEAN).view(3, 1, 1)
+    sides = []
+    for one in view:
+        hole = one[0] > 0
+        rows, columns = hole.any(dim=1).nonzero()[:, 0], hole.any(dim=0).nonzero()[:, 0]
+        box = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+        assert hole[box].all()
+        torch.testing.assert_close(one[:, hole], mean[:, 0].expand(3, int(hole.sum())))
+        sides.append(max(len(rows), len(columns)))
+    largest = round(augment.HOLE_FRACTION * 64)
+    assert max(sides) in (largest - 1, largest, largest + 1)
+    assert min(sides) <= 3
 
 
 def test_jitter_factors_stay_in_their_ranges() -> None:

@@ -1,14 +1,17 @@
 """CCD pre-training: one true run of its loop, small enough to see the losses fall."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from ccdstream.errors import ConfigError
 from trainer.backbone import TinyNet
 from trainer.config import PretrainConfig
-from trainer.pretrain import pretrain
+from trainer.pretrain import FLOOR, FrozenLinear, _strongly_augmented, cosine, pretrain
 from trainer.runs import Run
 from trainer.sampling import Patches, Pool
 
@@ -66,8 +69,99 @@ def test_the_contrastive_term_falls_below_chance(tmp_path: Path) -> None:
     assert metrics[-1]["contrastive"] < chance
 
 
-@pytest.mark.parametrize("strong", ["rotation", "cutout", "noise", "jigsaw"])
+@pytest.mark.parametrize("strong", ["none", "rotation", "cutout", "noise", "jigsaw"])
 def test_every_strong_family_trains(tmp_path: Path, strong: str) -> None:
     config = PretrainConfig(steps=1, epochs=0, batch_size=4, strong=strong)  # type: ignore[arg-type]
     _, metrics = run_once(tmp_path, config)
-    assert metrics[-1]["classification"] > 0
+    assert (metrics[-1]["classification"] > 0) == (strong != "none")  # one class is always right
+
+
+def test_all_classes_of_an_image_are_in_one_batch_where_csi_is_asked_for() -> None:
+    config = PretrainConfig(negatives="all_strong", strong="rotation", batch_size=8)
+    asked = []
+
+    def items(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(count)
+        return torch.rand(count, 3, 8, 8, generator=generator), torch.ones(count, 1, 8, 8)
+
+    x, strong = _strongly_augmented(items, 8, config, torch.Generator().manual_seed(0))
+    assert asked == [2]
+    assert strong.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    for k in range(4):
+        torch.testing.assert_close(x[2 * k : 2 * k + 2], x[:2].rot90(k, (2, 3)))
+
+
+def test_a_batch_that_is_no_whole_group_of_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a batch of 6 items cannot be shared"):
+        run_once(tmp_path, PretrainConfig(steps=1, epochs=0, batch_size=6, negatives="all_strong"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"negatives": "same_strong"},
+        {"negatives": "all_strong"},
+        {"symmetric": True},
+        {"classification_views": "first"},
+        {"projection_layers": 3},
+        {"heads": "frozen"},
+        {"blur_p": 1.0},
+        {"cutout_p": 1.0},
+        {"classification_weight": 0.0},
+        {"contrastive_weight": 0.0},
+    ],
+    ids=lambda change: "-".join(map(str, *change.items())),
+)
+def test_every_switch_changes_what_is_learned(tmp_path: Path, change: dict[str, Any]) -> None:
+    config = PretrainConfig(steps=2, epochs=0, batch_size=8, learning_rate=0.05)
+    plain, _ = run_once(tmp_path / "plain", config)
+    other, metrics = run_once(tmp_path / "other", replace(config, **change))
+    weight = "layers.0.weight"
+    assert not torch.equal(plain.state_dict()[weight], other.state_dict()[weight])
+    assert all(value == value for value in metrics[-1].values())  # no NaN
+
+
+def test_a_frozen_head_learns_its_bias_alone() -> None:
+    torch.manual_seed(0)
+    head = FrozenLinear(6, 4)
+    torch.testing.assert_close(head.weight.norm(dim=0), torch.ones(6))
+    assert [name for name, _ in head.named_parameters()] == ["bias"]
+    x = torch.randn(2, 6, requires_grad=True)
+    head(x).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad[0], head.weight.sum(dim=0))
+
+
+def test_a_pretraining_without_steps_leaves_the_start_as_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    before = TinyNet().state_dict()
+    net, metrics = run_once(tmp_path, PretrainConfig(steps=0, epochs=0))
+    assert metrics == []
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_a_backbone_that_was_frozen_learns_and_is_frozen_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = TinyNet().requires_grad_(False)
+    before = net.state_dict()["layers.0.weight"].clone()
+    images = pool()
+    pretrain(
+        "p",
+        net,
+        Patches(images, 32).draw,
+        partial(images.neighbour_pairs, patch_px=32),
+        CONFIG,
+        1,
+        Run(tmp_path, {}, resume=False, say=lambda _: None, checkpoint_every_s=60),
+        size_px=32,
+        seed=0,
+    )
+    assert not torch.equal(net.state_dict()["layers.0.weight"], before)
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_the_learning_rate_is_a_half_cosine_to_its_floor() -> None:
+    assert cosine(0.1, 0.0) == pytest.approx(0.1)
+    assert cosine(0.1, 0.5) == pytest.approx(0.1 * (1 + FLOOR) / 2)
+    assert cosine(0.1, 1.0) == pytest.approx(0.1 * FLOOR)

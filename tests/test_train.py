@@ -5,6 +5,9 @@ The contract between the two packages: what `trainer` writes, `ccdstream` runs.
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import torch
 from ccdstream import sample
 from ccdstream.bundle import Bundle, load_bundle
 from ccdstream.engine.select import open_engine
-from ccdstream.errors import DataError, OutputError
+from ccdstream.errors import ConfigError, DataError, OutputError
 from ccdstream.fuse import Calibration
 from ccdstream.view import Profile
 from trainer import train as training
@@ -27,6 +30,7 @@ from trainer.manifest import terms_of
 
 SMOKE = load_config("smoke", None, ["max_images=8"])
 SIZE = (144, 180)
+ROOT = Path(__file__).parent.parent
 
 
 def write_frames(folder: Path) -> None:
@@ -147,6 +151,98 @@ def test_the_same_seed_trains_the_same_networks(data: Path, tmp_path: Path) -> N
         states.append(torch.load(tmp_path / f"{name}.run" / "igd_local.pt", weights_only=True))
     for a, b in zip(*(s["modules"]["igd"].values() for s in states), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_training_stopped_again_and_again_ends_bit_for_bit_as_an_undisturbed_one(
+    bundle: Bundle, data: Path, tmp_path: Path
+) -> None:
+    asked = 0
+
+    def stopped() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked % 4 == 0
+
+    stops = 0
+    while True:
+        try:
+            training.train(
+                data,
+                tmp_path / "x",
+                SMOKE,
+                command="",
+                resume=stops > 0,
+                say=_stop_at("export: standardising"),
+                on_progress=lambda _: None,
+                stopped=stopped,
+            )
+        except KeyboardInterrupt:
+            stops += 1
+        except StopIteration:
+            break
+    assert stops == 30 // 4
+    for name in ("pretrain_global", "pretrain_local", "igd_global", "igd_local"):
+        whole, parted = (
+            torch.load(run / f"{name}.pt", weights_only=True)["modules"]
+            for run in (bundle.path.with_name("smoke.run"), tmp_path / "x.run")
+        )
+        for module in whole:
+            for key, value in whole[module].items():
+                assert torch.equal(value, parted[module][key]), f"{name} {module} {key}"
+
+
+def test_two_processes_train_one_bundle(data: Path, tmp_path: Path) -> None:
+    """As torchrun starts them, on gloo."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *("-m", "ccdstream", "train", str(data), "-o", str(tmp_path / "two")),
+            *("--preset", "smoke", "--set", "max_images=8", "--set", "scales=global"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("on cpu, fp32, 2 processes") == 1  # the first alone speaks
+    assert done.stderr.count("pretrain_global 4/4") == 1
+    bundle = load_bundle(tmp_path / "two")
+    assert open_engine(bundle, device="cpu").parity.passed
+    assert "2 processes" in bundle.manifest["training"]["machine"]
+
+
+def test_pictures_of_reconstructions_lie_in_the_run_folder(bundle: Bundle) -> None:
+    run = bundle.path.with_name("smoke.run")
+    for scale in ("global", "local"):
+        picture = cv2.imread(str(run / f"reconstructions_{scale}.png"))
+        assert picture.shape == (3 * 256, 8 * 256, 3)
+        assert picture[:256].std() > 10
+
+
+def test_settings_that_do_not_fit_are_said_before_anything_is_trained(
+    data: Path, tmp_path: Path
+) -> None:
+    config = load_config("smoke", None, ["program.map_weights.colour=1"])
+    with pytest.raises(ConfigError, match="map_weights names colour"):
+        training.train(data, tmp_path / "x", config, command="", say=lambda _: None)
+    assert not (tmp_path / "x.run").exists()
+
+
+def test_tensorboard_gets_the_losses_where_it_is_asked_for(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    config = load_config("smoke", None, ["max_images=8", "scales=local"])
+    with pytest.raises(StopIteration):
+        training.train(
+            data,
+            tmp_path / "x",
+            config,
+            command="",
+            tensorboard=True,
+            say=_stop_at("export: standardising"),
+        )
+    assert list((tmp_path / "x.run" / "tensorboard").glob("events.*"))
 
 
 class _Stop:

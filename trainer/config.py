@@ -277,6 +277,15 @@ def load_config(preset: str, file: Path | None = None, settings: Sequence[str] =
     config: TrainConfig = _merge(TrainConfig(preset=preset), table, f"preset {preset}", "")
     if file is not None:
         config = _merge(config, _read(file), str(file), "")
+    return with_settings(config, settings)
+
+
+def with_settings(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
+    """`config` with `KEY=VALUE` settings on top.
+
+    Raises:
+        ConfigError: a key or a value is not known.
+    """
     for setting in settings:
         key, separator, value = setting.partition("=")
         if not separator:
