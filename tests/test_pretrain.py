@@ -11,7 +11,8 @@ import torch
 from ccdstream.errors import ConfigError
 from trainer.backbone import TinyNet
 from trainer.config import PretrainConfig
-from trainer.pretrain import FLOOR, FrozenLinear, _strongly_augmented, cosine, pretrain
+from trainer.compute import Compute
+from trainer.pretrain import FLOOR, Batches, FrozenLinear, cosine, pretrain
 from trainer.runs import Run
 from trainer.sampling import Patches, Pool
 
@@ -84,7 +85,8 @@ def test_all_classes_of_an_image_are_in_one_batch_where_csi_is_asked_for() -> No
         asked.append(count)
         return torch.rand(count, 3, 8, 8, generator=generator), torch.ones(count, 1, 8, 8)
 
-    x, strong = _strongly_augmented(items, 8, config, torch.Generator().manual_seed(0))
+    batches = Batches(items, pool().neighbour_pairs, config, 8, Compute())  # type: ignore[arg-type]
+    x, strong = batches._strongly_augmented(torch.Generator().manual_seed(0))
     assert asked == [2]
     assert strong.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     for k in range(4):

@@ -11,6 +11,7 @@ without strong augmentation SimCLR.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,81 @@ class Heads(nn.Module):
         self.position = nn.Sequential(nn.Linear(dim, 128), nn.ReLU(), last(128, losses.DIRECTIONS))
 
 
+class Batch(NamedTuple):
+    """What one step sees: both views of its items, and pairs of neighbouring patches."""
+
+    views: Tensor
+    """float [2N, 3, S, S], ImageNet-normalised, first views first."""
+    strong: Tensor
+    """int64 [N], the strong class of each item."""
+    pair: Tensor | None
+    """float [2N, 3, p, p], ImageNet-normalised, first patches first; None without eq. 4."""
+    direction: Tensor | None
+    """int64 [N], in which the second patch lies from the first."""
+
+
+class Batches:
+    """Draws and augments what a step sees, on the device."""
+
+    def __init__(
+        self, items: Items, pairs: Pairs, config: PretrainConfig, size_px: int, compute: Compute
+    ) -> None:
+        """See `pretrain`.
+
+        Raises:
+            ConfigError: a batch that cannot be shared out as the configuration asks.
+        """
+        self._items = items
+        self._pairs = pairs
+        self._config = config
+        self._family = STRONG[config.strong]
+        self._count = _items_a_step(config, self._family.classes, compute)
+        self._weak = WeakAugment(
+            size=size_px,
+            scale=(config.crop_scale_min, 1.0),
+            blur_p=config.blur_p,
+            cutout_p=config.cutout_p,
+        )
+        self._weaker = WeakAugment(
+            size=config.position_patch_px,
+            scale=(config.crop_scale_min, 1.0),
+            flip=0.5,
+            jitter_p=0.0,
+            grey_p=0.0,
+        )
+        self._normalise = compute.place(Normalise())
+
+    def draw(self, generator: torch.Generator) -> Batch:
+        """The batch of one step."""
+        x, strong = self._strongly_augmented(generator)
+        views = torch.cat([self._weak(x, None, generator)[0] for _ in range(2)])
+        if not self._config.position_weight:
+            return Batch(self._ready(views), strong, None, None)
+        first, second, direction = self._pairs(self._count, generator)
+        pair = torch.cat([self._weaker(patch, None, generator)[0] for patch in (first, second)])
+        return Batch(self._ready(views), strong, self._ready(pair), direction)
+
+    def _strongly_augmented(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Items after their strong augmentation, float [N, 3, H, W], and its class, int64 [N].
+
+        "all_strong" draws fewer images and takes each in every class; else each item has a class of
+        its own, drawn evenly.
+        """
+        classes = self._family.classes
+        if self._config.negatives == "all_strong":
+            x, _ = self._items(self._count // classes, generator)
+            strong = torch.arange(classes, device=x.device).repeat_interleave(len(x))
+            x = x.repeat(classes, 1, 1, 1)
+        else:
+            x, _ = self._items(self._count, generator)
+            strong = torch.randint(classes, (len(x),), generator=generator, device=x.device)
+        return self._family.apply(x, strong, generator), strong
+
+    def _ready(self, x: Tensor) -> Tensor:
+        out: Tensor = self._normalise(x).contiguous(memory_format=torch.channels_last)
+        return out
+
+
 def pretrain(
     name: str,
     backbone: Backbone,
@@ -90,23 +166,8 @@ def pretrain(
         ConfigError: a batch that cannot be shared out as the configuration asks.
     """
     compute = run.compute
-    family = STRONG[config.strong]
-    count = _items_a_step(config, family.classes, compute)
-    weak = WeakAugment(
-        size=size_px,
-        scale=(config.crop_scale_min, 1.0),
-        blur_p=config.blur_p,
-        cutout_p=config.cutout_p,
-    )
-    weaker = WeakAugment(
-        size=config.position_patch_px,
-        scale=(config.crop_scale_min, 1.0),
-        flip=0.5,
-        jitter_p=0.0,
-        grey_p=0.0,
-    )
-    normalise = compute.place(Normalise())
-    heads = compute.place(Heads(backbone.dim, family.classes, config))
+    batches = Batches(items, pairs, config, size_px, compute)
+    heads = compute.place(Heads(backbone.dim, STRONG[config.strong].classes, config))
     compute.place(backbone)
     descent = Minimiser(
         torch.optim.SGD(
@@ -122,36 +183,34 @@ def pretrain(
     with learning(backbone):
         for step, generator in stage.steps(seed):
             descent.set_learning_rate(cosine(config.learning_rate, step / steps))
-            x, strong = _strongly_augmented(items, count, config, generator)
-            views = torch.cat([weak(x, None, generator)[0] for _ in range(2)])
+            batch = batches.draw(generator)
             with compute.autocast():
-                h = net(_channels_last(normalise(views)))  # [2N, D], first views first
+                h = net(batch.views)  # [2N, D]
                 projected, classified = heads.projection(h), heads.classification(h)
-            parts = {}
             z1, z2 = (compute.gather(z) for z in projected.float().chunk(2))
-            parts["contrastive"] = losses.contrastive(
-                z1,
-                z2,
-                temperature=config.temperature,
-                negatives="same_strong" if config.negatives == "same_strong" else "batch",
-                strong=compute.gather(strong[:, None])[:, 0],
-                symmetric=config.symmetric,
-            )
-            labels = losses.view_labels(strong)
+            labels = losses.view_labels(batch.strong)
             if config.classification_views == "first":
-                classified, labels = classified[: len(strong)], strong
-            parts["classification"] = losses.augmentation_classification(classified, labels)
+                classified, labels = classified[: len(batch.strong)], batch.strong
+            parts = {
+                "contrastive": losses.contrastive(
+                    z1,
+                    z2,
+                    temperature=config.temperature,
+                    negatives="same_strong" if config.negatives == "same_strong" else "batch",
+                    strong=compute.gather(batch.strong[:, None])[:, 0],
+                    symmetric=config.symmetric,
+                ),
+                "classification": losses.augmentation_classification(classified, labels),
+            }
             total = (
                 config.contrastive_weight * parts["contrastive"]
                 + config.classification_weight * parts["classification"]
             )
-            if config.position_weight:
-                first, second, direction = pairs(count, generator)
-                pair = torch.cat([weaker(patch, None, generator)[0] for patch in (first, second)])
+            if batch.pair is not None and batch.direction is not None:
                 with compute.autocast():
-                    h1, h2 = net(_channels_last(normalise(pair))).chunk(2)
+                    h1, h2 = net(batch.pair).chunk(2)
                     placed = heads.position(h1 - h2)
-                parts["position"] = losses.position_classification(placed, direction)
+                parts["position"] = losses.position_classification(placed, batch.direction)
                 total = total + config.position_weight * parts["position"]
             descent.minimise(total)
             stage.report(parts)
@@ -172,26 +231,3 @@ def _items_a_step(config: PretrainConfig, classes: int, compute: Compute) -> int
             f"processes in whole groups of {whole}, at least two each. Set another batch_size."
         )
     return count
-
-
-def _strongly_augmented(
-    items: Items, count: int, config: PretrainConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Items after their strong augmentation, float [count, 3, H, W], and its class, int64 [count].
-
-    "all_strong" draws fewer images and takes each in every class; else each item has a class of its
-    own, drawn evenly.
-    """
-    family = STRONG[config.strong]
-    if config.negatives == "all_strong":
-        x, _ = items(count // family.classes, generator)
-        strong = torch.arange(family.classes, device=x.device).repeat_interleave(len(x))
-        x = x.repeat(family.classes, 1, 1, 1)
-    else:
-        x, _ = items(count, generator)
-        strong = torch.randint(family.classes, (count,), generator=generator, device=x.device)
-    return family.apply(x, strong, generator), strong
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)

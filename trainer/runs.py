@@ -271,7 +271,7 @@ def _tensorboard(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
-            "TensorBoard is not installed. Install it with pip install 'ccdstream[tensorboard]', or "
-            "leave --tensorboard out."
+            "TensorBoard is not installed. Leave --tensorboard out, or install it with "
+            "pip install 'ccdstream[tensorboard]'."
         ) from error
     return SummaryWriter(str(folder / "tensorboard"))

@@ -129,8 +129,8 @@ def train(
     started = time.monotonic()
     with open_compute(config.compute) as compute:
         dataset = find_data(data)
-        untrained = [_untrained(config, scale) for scale in scales(config)]
-        program = _program(config, untrained)  # so that settings that do not fit are said now
+        all_networks = [untrained(config, scale) for scale in scales(config)]
+        program = _program(config, all_networks)  # so that settings that do not fit are said now
         limit = config.max_images or None
         splits = {
             "train": dataset.train[:limit],
@@ -154,7 +154,7 @@ def train(
                 f"{len(splits['calibration'])} to calibrate with, {len(splits['pretrain'])} more "
                 f"for pre-training; on {compute.description}"
             )
-            for networks in untrained:
+            for networks in all_networks:
                 name = networks.scale.name
                 run.say(
                     f"{name} backbone: {networks.scale.backbone.name}, {networks.start.description}"
@@ -167,7 +167,7 @@ def train(
             frames, more, held_out = (
                 _pool(views[name]) for name in ("train", "pretrain", "calibration")
             )
-            for networks in untrained:
+            for networks in all_networks:
                 _train_networks(config, networks, frames, more, run)
                 if compute.leads:
                     picture = f"reconstructions_{networks.scale.name}.png"
@@ -184,7 +184,7 @@ def train(
                 profile=profile,
                 command=command,
                 views=views,
-                starts={n.scale.name: n.start for n in untrained},
+                starts={n.scale.name: n.start for n in all_networks},
                 compute=compute,
             )
             bundle = _export(program, held_out, manifest, output, overwrite)
@@ -215,7 +215,12 @@ class Networks:
     detector: Detector
 
 
-def _untrained(config: TrainConfig, scale: Scale) -> Networks:
+def untrained(config: TrainConfig, scale: Scale) -> Networks:
+    """The networks of a scale before any step.
+
+    Raises:
+        ConfigError: backbone weights cannot be had.
+    """
     torch.manual_seed(config.seed)  # so that a scale does not depend on the other
     backbone, start = make_backbone(scale.backbone)
     size_px = scale.size_px
