@@ -208,7 +208,7 @@ def watch(
 def _lesions(truth: Truth, pts: list[int], time_base: Fraction) -> tuple[Lesions, ...]:
     if truth.frames is None:
         return ((),) * len(pts)
-    if truth.lesions_by == "overlap":
+    if truth.lesions_by == "place":
         boxes = [[mark.box for mark in marks] for marks in truth.frames]
         return tuple(link(boxes, [float(time * time_base) for time in pts]))
     return tuple(tuple((str(mark.lesion), mark.box) for mark in marks) for marks in truth.frames)

@@ -84,6 +84,8 @@ class Lesion:
     visible_frames: int
     detected_frames: int
     """Called, and the call overlaps this lesion."""
+    whole_frame: int
+    """Those of them in which nothing stands out, so that the call overlaps whatever is there."""
     first_visible_s: float
     first_detected_s: float | None
     latency_s: float | None
@@ -125,9 +127,9 @@ def evaluate(
         `frames` {counted, left_out: {positive, negative, auroc, average_precision, at_enter,
         matched}}, where the last two are {threshold, sensitivity, overlap_sensitivity, specificity}
         and `counted`, `left_out` say what was done with uninformative frames.
-        `lesions` {visible, detected, missed, alerted, detection_rate, detected_share, latency_s,
-        alert_latency_s, each [`Lesion`]}; latencies are {median, q1, q3, n}, of the lesions that
-        were found at all.
+        `lesions` {visible, detected, missed, called_before, alerted, detection_rate,
+        detected_share, latency_s, alert_latency_s, each [`Lesion`]}; latencies are {median, q1,
+        q3, n}, of the lesions that were found at all.
         `false_alerts` {lesion_free_s, runs {seconds: {count, a_minute}}, product {alerts, count,
         a_minute, share_of_time}}.
         Figures are {value, low, high, n, videos}; null where there was nothing to measure.
@@ -224,6 +226,10 @@ def table(evaluation: Evaluation) -> str:
         row("lesions detected", found)
         row("  share of their frames", _percent(lesions["detected_share"]))
         row("  latency", _latency(lesions["latency_s"]))
+        row(
+            "  called before they can be seen",
+            f"{lesions['called_before']} of {lesions['visible']}",
+        )
         row("lesions under an alert", f"{lesions['alerted']} of {lesions['visible']}")
         row("  alert latency", _latency(lesions["alert_latency_s"]))
     else:
@@ -410,6 +416,7 @@ def _lesions_of(clip: Clip, enter: float) -> list[Lesion]:
                 lesion=lesion,
                 visible_frames=len(frames),
                 detected_frames=len(detections),
+                whole_frame=sum(clip.regions[index] is None for index in detections),
                 first_visible_s=float(clip.seconds[first]),
                 first_detected_s=at(detection),
                 latency_s=after(first, detection),
@@ -450,6 +457,7 @@ def _lesion_figures(clips: Sequence[Sequence[Lesion]], resamples: int) -> dict[s
         "visible": len(lesions),
         "detected": detected,
         "missed": len(lesions) - detected,
+        "called_before": sum(lesion.called_before for lesion in lesions),
         "alerted": sum(lesion.first_alert_s is not None for lesion in lesions),
         "detection_rate": figure(mean, lambda lesion: float(lesion.detected_frames > 0)),
         "detected_share": figure(
@@ -562,13 +570,13 @@ def _notes(videos: Sequence[Path], clips: Sequence[Clip], enter: float) -> list[
         notes.append(f"Left out, for there is no truth beside them: {', '.join(without)}.")
     if any(clip.truth.lesions_by == "scene" for clip in clips):
         notes.append("A sample of ccdstream is rendered: its figures are no evidence of accuracy.")
-    if linked := [clip for clip in clips if clip.truth.lesions_by == "overlap"]:
+    if linked := [clip for clip in clips if clip.truth.lesions_by == "place"]:
         count = len(
             {(clip.video, name) for clip in linked for marks in clip.lesions for name, _ in marks}
         )
         notes.append(
-            f"{count} lesions have no names in their truth: boxes that overlap those of the last "
-            f"{LINK_GAP_S:g} s are taken for one lesion."
+            f"{count} lesions have no names in their truth and are told apart by place: a box near "
+            f"one of the last {LINK_GAP_S:g} s is the same lesion."
         )
     if whole := sum(
         clip.regions[index] is None

@@ -53,7 +53,7 @@ class Truth:
     """(height, width) of the frames that were marked; None where the file does not say."""
     frames: tuple[tuple[Marked, ...], ...] | None
     """Each frame's lesions; None: a recording without any, however long."""
-    lesions_by: Literal["name", "scene", "overlap"]
+    lesions_by: Literal["name", "scene", "place"]
     """How the lesions of different frames are told to be one."""
 
 
@@ -103,9 +103,10 @@ def read_truth(path: Path) -> Truth:
 def link(frames: Sequence[Sequence[Box]], seconds: Sequence[float]) -> list[Lesions]:
     """Lesions without names, told apart by where they are.
 
-    A box is the lesion whose last box, at most `LINK_GAP_S` ago, it overlaps most, the largest
-    intersection over union first; each lesion takes one box a frame. A box that overlaps none is a
-    new lesion. They are named "1", "2", ... in the order in which they appear.
+    A box is the lesion whose last box, at most `LINK_GAP_S` ago, it overlaps most, both drawn twice
+    as wide and high, for a scope can turn by the size of a lesion within a frame. The largest
+    intersection over union comes first, and each lesion takes one box a frame. A box that overlaps
+    none is a new lesion. They are named "1", "2", ... in the order in which they appear.
 
     Args:
         frames: the boxes of each frame.
@@ -117,10 +118,10 @@ def link(frames: Sequence[Sequence[Box]], seconds: Sequence[float]) -> list[Lesi
     for boxes, now in zip(frames, seconds, strict=True):
         pairs = sorted(
             (
-                (-iou(before, box), name, index)
+                (-near, name, index)
                 for name, (before, then) in last.items()
                 for index, box in enumerate(boxes)
-                if now - then <= LINK_GAP_S and iou(before, box) > 0
+                if now - then <= LINK_GAP_S and (near := iou(_doubled(before), _doubled(box))) > 0
             ),
             key=lambda pair: (pair[0], int(pair[1]), pair[2]),
         )
@@ -145,6 +146,12 @@ def iou(a: Box, b: Box) -> float:
         return 0.0
     both = width * height
     return both / (a[2] * a[3] + b[2] * b[3] - both)
+
+
+def _doubled(box: Box) -> Box:
+    """Twice as wide and high, about the same centre."""
+    x, y, width, height = box
+    return x - width / 2, y - height / 2, 2 * width, 2 * height
 
 
 def _places(video: Path) -> tuple[Path, Path]:
@@ -186,7 +193,7 @@ def _read_boxes(path: Path, document: dict[str, Any]) -> Truth:
     nameless = {mark.lesion is None for marks in marked for mark in marks}
     if len(nameless) > 1:
         raise _unusable(path, 'some boxes name their "lesion" and some do not')
-    return Truth(path, size, marked, "overlap" if True in nameless else "name")
+    return Truth(path, size, marked, "place" if True in nameless else "name")
 
 
 def _read_sample(path: Path, document: dict[str, Any]) -> Truth:
