@@ -139,6 +139,7 @@ def test_the_matched_threshold_is_the_one_of_true_colon(seed: int) -> None:
 def test_the_matched_threshold_calls_no_more_than_its_share() -> None:
     negative = np.arange(1, 101) / 100
     assert matched_threshold(negative) == 0.97  # 0.97 to 1.00: four of a hundred
+    assert matched_threshold(np.arange(1, 201)) == 192  # nine of 200, just its share
     assert matched_threshold(negative[:20]) is None  # even one is five of a hundred
     assert matched_threshold(np.zeros(0)) is None
 

@@ -380,7 +380,7 @@ def matched_threshold(negative: np.ndarray, target: float = TARGET_FPR) -> float
     ordered = np.sort(negative)
     candidates = np.unique(ordered[ordered > 0])
     reached = len(ordered) - np.searchsorted(ordered, candidates, side="left")
-    selective = candidates[reached <= target * len(ordered)]
+    selective = candidates[reached / max(1, len(ordered)) <= target]
     return float(selective[0]) if len(selective) else None
 
 
