@@ -648,7 +648,13 @@ def train(
 
 @app.command(no_args_is_help=True)
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="Folder with an index.csv of labelled frames.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with an index.csv of labelled frames; or a video with its truth beside "
+            "it, or a folder of such."
+        ),
+    ],
     model: Model = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for scores, maps and figures.")
@@ -657,16 +663,47 @@ def evaluate(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a bundle on labelled frames, beside the trivial baselines.
+    """Measure a bundle on labelled frames, beside the trivial baselines, or on marked videos.
 
     Example: ccdstream evaluate data/ -o figures
     """
     with _command():
         from trainer import evaluate as evaluation
+        from trainer import evaluate_video
 
+        videos = _videos_to_measure(data)
         bundle, engine = _open_model(model, device)
-        document = evaluation.evaluate(data, bundle, engine, output, overwrite=overwrite)
-        _tell(json.dumps(document) if as_json else evaluation.table(document))
+        if videos:
+            with _progress("frame", False) as bar:
+                document = evaluate_video.evaluate(
+                    videos, bundle, engine, output, overwrite=overwrite, progress=bar.update
+                )
+            text = evaluate_video.table(document)
+        else:
+            document = evaluation.evaluate(data, bundle, engine, output, overwrite=overwrite)
+            text = evaluation.table(document)
+        _tell(json.dumps(document) if as_json else text)
+
+
+def _videos_to_measure(data: Path) -> list[Path]:
+    """The recordings that `data` names; none where it is a folder of frames, or nothing."""
+    from ccdstream.errors import ImageError
+    from ccdstream.stills import find_images
+    from trainer.truth import find_truth
+
+    if not os.path.isdir(data):
+        return [data] if os.path.exists(data) else []
+    try:
+        videos = [] if os.path.exists(data / "index.csv") else _videos_in(data)
+    except VideoOpenError:
+        return []
+    if any(find_truth(video) for video in videos):
+        return videos
+    try:
+        find_images([data])
+    except ImageError:  # videos alone, so it is their truth that is missing
+        return videos
+    return []
 
 
 @model_app.command()

@@ -301,7 +301,7 @@ def run(
 
             analyse(
                 _until(stopped, source),
-                look=_Looker(bundle),
+                look=Looker(bundle),
                 scorer=Scorer(engine),
                 fuser=make_fuser(bundle),
                 tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
@@ -337,7 +337,7 @@ def _until(stopped: Callable[[], bool], frames: Iterable[Frame]) -> Iterator[Fra
         yield frame
 
 
-class _Looker:
+class Looker:
     """Frame -> what the model sees of it and whether that tells anything; keeps the view steady."""
 
     def __init__(self, bundle: Bundle) -> None:

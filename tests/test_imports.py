@@ -11,6 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAGES = ["decode", "view", "score", "fuse", "alert", "render", "encode", "report"]
 SHARED = set(["bundle", "engine", "errors", "frames", "fuse", "quality", "sample", "score", "view"])
+PRODUCT = set(["alert", "decode", "demo", "pipeline", "report"])
+MEASURES_THE_PRODUCT = set([f"trainer.{m}" for m in ("clips", "evaluate_video", "truth")])
+"""What is said about a video must be about what a user of `run` gets, so these run the pipeline
+itself, and read the truth where `sample` puts it. A second pipeline here could differ unseen."""
 
 # (modules, may not import, why)
 RULES = [
@@ -74,6 +78,12 @@ def test_the_trainer_shares_only_what_must_be_the_same_on_both_sides() -> None:
         and not any(within(i, module) for module in shared)
         and i not in ("ccdstream.NOTICE", "ccdstream.__version__")
     } - {(m, f"ccdstream.{n}") for m, _ in imports() for n in SHARED}
+    product = {f"ccdstream.{name}" for name in PRODUCT}
+    broken -= {
+        (m, i)
+        for m, i in broken
+        if m in MEASURES_THE_PRODUCT and any(within(i, module) for module in product)
+    }
     assert not broken
 
 
