@@ -393,7 +393,21 @@ def _image_of_frame(frame: Frame, field: FieldOfView) -> np.ndarray:
     rows = slice(field.y // 2, (field.y + field.height + 1) // 2)
     columns = slice(field.x // 2, (field.x + field.width + 1) // 2)
     planes = [_squash(y), _squash(frame.u[rows, columns]), _squash(frame.v[rows, columns])]
-    rgb = cv2.transform(cv2.merge(planes).astype(np.float32), _rgb_matrix(frame.colour))
+    return _rgb(cv2.merge(planes), frame.colour)
+
+
+def rgb_of_frame(frame: Frame) -> np.ndarray:
+    """uint8 [H, W, 3], RGB, in the frame's own size: to measure pictures, not to score them."""
+    height, width = frame.size
+    u, v = (
+        cv2.resize(c, (width, height), interpolation=cv2.INTER_LINEAR) for c in (frame.u, frame.v)
+    )
+    return _rgb(cv2.merge([frame.y, u, v]), frame.colour)
+
+
+def _rgb(yuv: np.ndarray, colour: Colour) -> np.ndarray:
+    """uint8 [h, w, 3], RGB, of the planes uint8 [h, w, 3] of a frame of this colour."""
+    rgb = cv2.transform(yuv.astype(np.float32), _rgb_matrix(colour))
     return cv2.addWeighted(rgb, 1.0, rgb, 0.0, 0.0, dtype=cv2.CV_8U)  # rounds and clips
 
 

@@ -1,5 +1,6 @@
 """Each trivial cue finds what it looks for, and nothing else; maps against closed forms."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from trainer.baselines import (
 )
 from trainer.data import Item
 
-REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+REAL_DATA = Path(os.environ.get("CCDSTREAM_DATA", "no such folder"))
 
 
 def tissue(seed: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:
@@ -36,7 +37,9 @@ def item(path: Path, *, position_box: bool | None = None) -> Item:
 def surface(seed: int) -> Surface:
     """One that says nothing: all cues equal but the statistics, which are of one kind."""
     statistics = np.random.default_rng(seed).normal(size=4)
-    return Surface(statistics, 640, black_fraction=0.2, jpeg_tables="a", position_box=True)
+    return Surface(
+        statistics, 640, aspect=1.25, black_fraction=0.2, jpeg_tables="a", position_box=True
+    )
 
 
 @pytest.fixture
@@ -58,9 +61,8 @@ def test_cues_that_are_equal_separate_nothing(
     found = image_baselines(*alike, VALID, VALID)
 
     assert found.pop("colour_and_texture") == pytest.approx(0.5, abs=0.15)
-    assert found == dict.fromkeys(
-        ("image_width", "black_pixels", "valid_fraction", "jpeg_tables", "position_box"), 0.5
-    )
+    equal = ("image_width", "image_aspect", "black_pixels", "jpeg_tables", "position_box")
+    assert found == dict.fromkeys((*equal, "valid_fraction"), 0.5)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,7 @@ def test_cues_that_are_equal_separate_nothing(
         pytest.param("colour_and_texture", {"statistics": np.full(4, 9.0)}, id="other colours"),
         pytest.param("image_width", {"width_px": 600}, id="narrower"),
         pytest.param("image_width", {"width_px": 700}, id="wider"),
+        pytest.param("image_aspect", {"aspect": 1.0}, id="squarer"),
         pytest.param("black_pixels", {"black_fraction": 0.1}, id="less black"),
         pytest.param("black_pixels", {"black_fraction": 0.3}, id="more black"),
         pytest.param("jpeg_tables", {"jpeg_tables": "b"}, id="other encoder"),
@@ -120,7 +123,7 @@ def test_surface_is_read_off_the_file(tmp_path: Path) -> None:
         progress=lambda done, total: seen.append((done, total)),
     )
 
-    assert png.width_px == 80
+    assert png.width_px == 80 and png.aspect == 80 / 60
     assert png.black_fraction == pytest.approx(0.25)
     assert png.position_box is True and coarse.position_box is None
     assert png.jpeg_tables == "" and coarse.jpeg_tables != fine.jpeg_tables != ""

@@ -9,6 +9,7 @@ Of an image:
     colour_and_texture   distance to the nearest training frame in colour and texture statistics
                          of the central square, before any mask
     image_width          pixels
+    image_aspect         width over height
     black_pixels         share of the image that is black
     valid_fraction       share of the view that is scored at all: what the masks give away
     jpeg_tables          how rare the file's quantisation tables are among training frames
@@ -18,19 +19,22 @@ Of a pixel: closeness to the centre of the view, and redness there.
 """
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from ccdstream.errors import DataError
 from ccdstream.frames import VIEW_SIZE
+from ccdstream.view import NONE, rgb_of_frame
 from trainer.data import Item, Progress, read_image
+from trainer.images import read_header
 from trainer.metrics import auroc
+from trainer.recordings import views_at
 
 BLACK_BELOW = 20
 """A pixel is black where all three channels are below this: JPEG leaves the border not quite 0."""
@@ -47,6 +51,8 @@ class Surface:
     statistics: np.ndarray
     """float64 [K], colour and texture of the central square."""
     width_px: int
+    aspect: float
+    """Width over height."""
     black_fraction: float
     jpeg_tables: str
     """The quantisation tables, as text to compare; empty where the file is no JPEG."""
@@ -59,13 +65,43 @@ def surfaces(items: Sequence[Item], *, progress: Progress | None = None) -> list
     Raises:
         DataError: if an image cannot be read.
     """
-    result = []
+    found: dict[int, Surface] = {}
+    stills = [index for index, item in enumerate(items) if item.pts is None]
+    frames: dict[Path, dict[int, int]] = defaultdict(dict)
+    for index, item in enumerate(items):
+        if item.pts is not None:
+            frames[item.path][item.pts] = index
+
+    def keep(index: int, surface: Surface) -> None:
+        found[index] = surface
+        if progress is not None:
+            progress(len(found), len(items))
+
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for surface in pool.map(_surface, items):
-            result.append(surface)
-            if progress is not None:
-                progress(len(result), len(items))
-    return result
+        for index, surface in zip(
+            stills, pool.map(_of_still, (items[i] for i in stills)), strict=True
+        ):
+            keep(index, surface)
+    for path, indices in frames.items():
+        for frame, _ in views_at(path, indices, NONE):
+            index = indices[frame.pts]
+            keep(index, surface_of(rgb_of_frame(frame), items[index]))
+    return [found[index] for index in range(len(items))]
+
+
+def surface_of(rgb: np.ndarray, item: Item) -> Surface:
+    """The surface of an image whose pixels, uint8 [H, W, 3], are known already."""
+    header = read_header(item.path) if item.pts is None else None
+    black = cv2.inRange(rgb, (0, 0, 0), (BLACK_BELOW - 1,) * 3)
+    height, width = rgb.shape[:2]
+    return Surface(
+        statistics=colour_and_texture(rgb),
+        width_px=width,
+        aspect=width / height,
+        black_fraction=cv2.countNonZero(black) / black.size,
+        jpeg_tables=header.jpeg_tables if header else "",
+        position_box=item.position_box,
+    )
 
 
 def colour_and_texture(rgb: np.ndarray) -> np.ndarray:
@@ -113,21 +149,17 @@ def nearest_distance(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
     return distance
 
 
-def image_baselines(
-    train: Sequence[Surface],
-    normal: Sequence[Surface],
-    abnormal: Sequence[Surface],
-    normal_valid: np.ndarray,
-    abnormal_valid: np.ndarray,
+def surface_cues(
+    train: Sequence[Surface], normal: Sequence[Surface], abnormal: Sequence[Surface]
 ) -> dict[str, float | None]:
     """How well each surface cue alone separates abnormal from normal images, as an AUROC.
 
-    The distance and the rarity are of normal training frames and keep their direction. Width, black
-    share, valid share and the box have no direction of their own; a cheat takes the better, so
+    The distance and the rarity are of normal training frames and keep their direction. Width,
+    aspect, black share and the box have no direction of their own; a cheat takes the better, so
     theirs is at least 0.5.
 
     Args:
-        normal_valid, abnormal_valid: float [N] and [M], the share of each view that is valid.
+        train, normal, abnormal: at least one each.
 
     Returns:
         None where a cue is not known for every image.
@@ -145,11 +177,13 @@ def image_baselines(
         "image_width": _either_way(
             [surface.width_px for surface in normal], [surface.width_px for surface in abnormal]
         ),
+        "image_aspect": _either_way(
+            [surface.aspect for surface in normal], [surface.aspect for surface in abnormal]
+        ),
         "black_pixels": _either_way(
             [surface.black_fraction for surface in normal],
             [surface.black_fraction for surface in abnormal],
         ),
-        "valid_fraction": _either_way(normal_valid, abnormal_valid),
         "jpeg_tables": auroc(
             np.array([-tables[surface.jpeg_tables] for surface in normal]),
             np.array([-tables[surface.jpeg_tables] for surface in abnormal]),
@@ -158,6 +192,22 @@ def image_baselines(
         if any(box is None for some in boxes for box in some)
         else _either_way(*([bool(box) for box in some] for some in boxes)),
     }
+
+
+def image_baselines(
+    train: Sequence[Surface],
+    normal: Sequence[Surface],
+    abnormal: Sequence[Surface],
+    normal_valid: np.ndarray,
+    abnormal_valid: np.ndarray,
+) -> dict[str, float | None]:
+    """`surface_cues`, and how well the share of each view that is valid separates the images.
+
+    Args:
+        normal_valid, abnormal_valid: float [N] and [M], the share of each view that is valid.
+    """
+    cues = surface_cues(train, normal, abnormal)
+    return cues | {"valid_fraction": _either_way(normal_valid, abnormal_valid)}
 
 
 def centre_map() -> np.ndarray:
@@ -181,20 +231,11 @@ def red_map(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return blurred
 
 
-def _surface(item: Item) -> Surface:
+def _of_still(item: Item) -> Surface:
     rgb = read_image(item.path)
     if rgb is None:
         raise DataError(f"cannot read {item.path}. Expected a whole image; copy it again.")
-    with Image.open(item.path) as image:
-        tables = getattr(image, "quantization", None)  # only JPEG files have it
-    black = cv2.inRange(rgb, (0, 0, 0), (BLACK_BELOW - 1,) * 3)
-    return Surface(
-        statistics=colour_and_texture(rgb),
-        width_px=rgb.shape[1],
-        black_fraction=cv2.countNonZero(black) / black.size,
-        jpeg_tables=str(sorted(tables.items())) if tables else "",
-        position_box=item.position_box,
-    )
+    return surface_of(rgb, item)
 
 
 def _either_way(
