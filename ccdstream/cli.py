@@ -37,6 +37,8 @@ app = typer.Typer(
 )
 model_app = typer.Typer(no_args_is_help=True, help="Look into a model bundle, or check it here.")
 app.add_typer(model_app, name="model")
+data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
+app.add_typer(data_app, name="data")
 
 VIDEO_SUFFIXES = frozenset({
     ".3gp", ".asf", ".avi", ".dv", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg",
@@ -597,7 +599,9 @@ def demo(
 
 @app.command(no_args_is_help=True)
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder of normal frames.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder of normal frames or recordings, or a public data set.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Bundle folder to write.")],
     preset: Annotated[Preset, typer.Option(help="Size of the training.")] = Preset.quick,
     config: Annotated[Path | None, typer.Option(help="TOML file on top of the preset.")] = None,
@@ -704,6 +708,24 @@ def _videos_to_measure(data: Path) -> list[Path]:
     except ImageError:  # videos alone, so it is their truth that is missing
         return videos
     return []
+
+
+@data_app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="Whatever train takes.")], as_json: Json = False
+) -> None:
+    """Count, find bad files and duplicates, and measure what gives the labels away.
+
+    Exits with 1 where train would refuse the data. Example: ccdstream data check frames/
+    """
+    with _command():
+        from trainer import data_check
+
+        with _progress("image", quiet=False) as bar:
+            document = data_check.check(data, progress=bar.update)
+        _tell(json.dumps(document) if as_json else data_check.table(document))
+        if not document["usable"]:
+            raise typer.Exit(1)
 
 
 @model_app.command()
