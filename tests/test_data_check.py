@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.commands import ccdstream, refusal
 from tests.pictures import picture, save, save_many, write_index
-from tests.test_recordings import record
+from tests.recordings import record
 from trainer.data_check import LEAK_AUROC, check, table
 
 

@@ -1,10 +1,8 @@
 """Frames of recordings: which are taken, found again exactly, and kept apart."""
 
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -13,24 +11,11 @@ from ccdstream import cli
 from ccdstream.decode import VideoSource
 from ccdstream.errors import DataError
 from ccdstream.view import NONE, ViewTracker
+from tests.recordings import RATE, SIZE, record, tissue
 from tests.videos import make_video
 from trainer import recordings
 from trainer.data import content_hash, find_data, load_views
 from trainer.recordings import GAP_S, sample, views_at
-
-SIZE = (96, 128)
-RATE = 4
-"""Frames a second: enough to take one of several, and quick to encode."""
-
-
-def tissue(k: int, seed: int = 0) -> np.ndarray:
-    """uint8 [H, W, 3]: reddish texture that moves by a few pixels a frame."""
-    random = np.random.default_rng(seed)
-    noise = random.normal(0, 1, (SIZE[0] + 60, SIZE[1] + 60)).astype(np.float32)
-    texture = 80 * cv2.GaussianBlur(noise, (0, 0), 1) + 400 * cv2.GaussianBlur(noise, (0, 0), 9)
-    shift = 3 * k % 60
-    moved = texture[shift : shift + SIZE[0], shift : shift + SIZE[1], None]
-    return np.clip(moved + np.array((170, 95, 75)), 0, 255).astype(np.uint8)
 
 
 def dark(k: int) -> np.ndarray:
@@ -43,24 +28,6 @@ def outside(k: int) -> np.ndarray:
 
 def blurred(k: int) -> np.ndarray:
     return cv2.GaussianBlur(tissue(k), (0, 0), 2)
-
-
-def record(
-    path: Path, seconds: int, picture_of: Callable[[int], np.ndarray] = tissue, **options: object
-) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return make_video(
-        path,
-        size=SIZE,
-        frames=RATE * seconds,
-        rate=RATE,
-        time_base=Fraction(1, RATE),
-        picture_of=lambda k: av.VideoFrame.from_ndarray(picture_of(k), format="rgb24").reformat(
-            format="yuv420p"
-        ),
-        options={"preset": "ultrafast", "crf": "12"},
-        **options,  # type: ignore[arg-type]
-    )
 
 
 def test_frames_are_taken_evenly_in_time(tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 Tried in this order:
 
-1. A recording, or a folder of recordings and nothing else: frames of normal procedures. One file
-   that is a recording is a folder of one. `trainer.recordings` says which frames.
+1. A file: one recording of a normal procedure. `trainer.recordings` says which of its frames.
 2. `index.csv`: one row an image with the columns path, label, split and, where known, source,
    position_box (1 where the scope-guide inset is there) and group (of near-duplicates).
 3. `data.json` beside `images/`: the lists of MedIAnomaly (Cai et al.), which holds LAG and others;
@@ -22,7 +21,8 @@ Tried in this order:
    `test/`: normal too, but for subfolders whose names say otherwise. An `index.csv` in the folder
    above that lists these files adds its source, group and position_box. `train/` and
    `calibration/` may hold recordings instead of images; those in `test/` are passed over.
-8. Any other folder of normal images, searched recursively.
+8. Any other folder of normal images, or of recordings of normal procedures, searched recursively.
+   A folder of both is refused: stills saved from a recording would calibrate what it trained.
 
 The lesion mask of `x/images/name.jpg` is `x/masks/name.png`, or `.jpg`, where that file exists.
 Without calibration frames a part of train is held out. What is held out or chosen is fixed by the
@@ -437,7 +437,7 @@ def images_below(folder: Path) -> list[Path]:
 
 def says_abnormal(name: str) -> bool:
     """Whether a word of `name` says that it is no normal frame."""
-    words = re.findall(r"[a-z]+", name.lower())
+    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
     return any(
         word in SAYS_ABNORMAL and not SAYS_NOT & {*words[max(0, i - 1) : i], *words[i + 1 : i + 2]}
         for i, word in enumerate(words)
