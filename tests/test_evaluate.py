@@ -262,6 +262,21 @@ def test_lesion_behind_the_inset_is_counted_apart(plain: Plain, folder: Folder) 
     assert evaluation["counts"]["polyp"] == 6
 
 
+def test_without_a_lesion_in_sight_pixel_figures_are_not_made_up(tmp_path: Path) -> None:
+    made = Folder(tmp_path / "data")
+    made.add("normal/test/0.png", flat(100))
+    made.add_lesion("hidden", disc((25, 100), 12))
+
+    evaluation = measure(made, tmp_path / "out")
+
+    pixel = evaluation["pixel"]["sets"]["polyp"]
+    assert (pixel["images"], pixel["regions"], pixel["paper_group_images"]) == (0, 0, 0)
+    assert all(set(figures.values()) == {None} for figures in pixel["maps"].values())
+    line = next(one for one in table(evaluation).splitlines() if one.startswith("PRO"))
+    assert "not measured" in line
+    assert any("too few for groups" in note for note in evaluation["notes"])
+
+
 def test_lesion_half_behind_the_inset_is_half_shown(folder: Folder, tmp_path: Path) -> None:
     folder.add_lesion("half", disc((SIDE // 2, 96), 16))
     measure(folder, tmp_path / "out")
@@ -395,6 +410,67 @@ def test_the_sheet_shows_best_median_and_worst_and_normal(plain: Plain) -> None:
     assert not green[630:, :192].any(), "a normal image has no lesion"
 
 
+def test_the_page_shows_the_figures_and_the_images(plain: Plain) -> None:
+    text = (plain.out / "evaluation.html").read_text(encoding="utf-8")
+
+    sheet = plain.evaluation["pixel"]["sets"]["polyp"]["maps"]["bundle"]
+    assert f"{sheet['iou']['value']:.3f}" in text and f"{sheet['pro']['value']:.3f}" in text
+    assert text.count("<figcaption>score ") == 3 * 4 + 4  # best, median, worst; normal highest
+    assert "polyp/images/p0.png" in text and "normal/test/3.png" in text
+    assert plain.evaluation["data"]["test_sha256"] in text
+
+
+def test_pixel_figures_of_every_map_are_there(plain: Plain) -> None:
+    pixel = plain.evaluation["pixel"]
+
+    polyp = pixel["sets"]["polyp"]
+    assert (polyp["regions"], polyp["paper_group_images"], pixel["pro_fpr"]) == (5, 1, 0.3)
+    for figures in polyp["maps"].values():
+        assert figures["auroc_pooled"]["n"] == figures["pro"]["n"] == 5
+        assert figures["oracle"]["iou"]["value"] > 0
+        assert len(figures["paper_groups"]["iou"]["values"]) == 5
+    # every lesion is 200 on 100: any threshold between finds it whole
+    ours = polyp["maps"]["bundle"]
+    assert ours["pro"]["value"] > 0.99 and ours["auroc_pooled"]["value"] > 0.999
+    assert ours["oracle"]["iou"]["value"] > 0.85
+    assert any("five groups of 100 images; polyp has 5" in n for n in plain.evaluation["notes"])
+
+
+def test_only_the_sets_that_are_asked_for_are_read(plain: Plain, folder: Folder) -> None:
+    for path in (folder.path / "unclean").iterdir():
+        path.write_bytes(b"not an image")
+
+    some = measure(folder, only=["polyp", "normal"])
+    lone = measure(folder, only=["polyp"])
+
+    assert some["counts"] == {"calibration": 8, "normal": 4, "polyp": 5}
+    for key in ("image", "pixel", "baselines"):
+        assert some[key] == plain.evaluation[key]
+    assert lone["pixel"] == plain.evaluation["pixel"]
+    hashes = {one["data"]["test_sha256"] for one in (some, lone, plain.evaluation)}
+    assert len(hashes) == 3, "it is that of the images that were measured"
+    assert lone["image"]["polyp"]["all"] is None, "there are no normal images to set beside"
+    with pytest.raises(DataError, match=r"has no test set cvc\. It has normal, polyp, unclean"):
+        measure(folder, only=["cvc"])
+
+
+def test_baselines_of_the_boxed_images_are_of_those_alone(plain: Plain) -> None:
+    boxed = plain.evaluation["baselines_with_position_box"]["polyp"]
+
+    assert boxed["position_box"] == 0.5, "all of them carry it"
+    assert boxed.keys() == plain.evaluation["baselines"]["polyp"].keys()
+
+
+@pytest.mark.parametrize("fraction", [0.9, 0.97], ids=["in the tail", "between knots"])
+def test_alert_line_is_where_the_calibrated_score_reaches_0_95(fraction: float) -> None:
+    knots = KNOTS | {"fraction": [0.0, 0.5, fraction]}
+    calibration = {"score": knots, "map": knots, "frames": 8}
+
+    at = module._alert_at(bundle(calibration=calibration))
+
+    assert Calibration.from_dict(knots).apply(np.array(at)) == pytest.approx(0.95)
+
+
 def test_table_tells_the_figures(plain: Plain) -> None:
     lines = table(plain.evaluation).splitlines()
 
@@ -402,6 +478,8 @@ def test_table_tells_the_figures(plain: Plain) -> None:
     assert "0.750 (" in start
     assert any(line.startswith("  image width alone") for line in lines)
     assert any(line.startswith("  closeness to centre alone") for line in lines)
+    assert any(line.startswith("IoU, oracle threshold   ") for line in lines)
+    assert any(line.startswith("IoU, paper's groups") and " ± " in line for line in lines)
     assert any(line.startswith("alerts at 0.95: normal") and "25.0 %" in line for line in lines)
     assert max(len(line) for line in lines if not line.startswith(("The ", "In ", "made"))) < 100
 

@@ -1,18 +1,26 @@
 """Figures against scikit-learn, closed forms and invariances; the bootstrap against what it is."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, jaccard_score, roc_auc_score
+from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from trainer.metrics import (
+    area_under_pro,
     auroc,
     average_precision,
-    dice,
+    component_ious,
+    dice_of,
     estimate,
-    iou,
+    estimate_weighted,
     largest_component,
     mean,
     pixel_auroc,
+    pooled_auroc,
+    roc_curve,
+    weighted_mean,
 )
 
 
@@ -89,22 +97,105 @@ def test_pixel_auroc_needs_pixels_of_both_kinds() -> None:
     assert pixel_auroc(anomaly_map, square(0, 0, 8), valid) is None
 
 
-def test_overlap_of_two_squares() -> None:
-    a, b, everywhere = square(0, 0, 4), square(2, 2, 4), np.ones((16, 16), bool)
+@pytest.mark.parametrize("ties", [False, True], ids=["no ties", "ties"])
+def test_roc_curve_is_that_of_scikit_learn_and_holds_the_auroc(ties: bool) -> None:
+    normal, abnormal = two_samples(2, ties=ties)
 
-    assert iou(a, b, everywhere) == pytest.approx(4 / 28)
-    assert dice(a, b, everywhere) == pytest.approx(8 / 32)
-    assert iou(a, a, everywhere) == dice(a, a, everywhere) == 1.0
-    assert iou(a, square(8, 8, 4), everywhere) == dice(a, square(8, 8, 4), everywhere) == 0.0
+    false_rate, true_rate = roc_curve(normal, abnormal)
+
+    expected = sklearn_roc_curve(
+        np.repeat([0, 1], [57, 31]), np.concatenate([normal, abnormal]), drop_intermediate=False
+    )
+    np.testing.assert_allclose(false_rate, expected[0], atol=1e-12)
+    np.testing.assert_allclose(true_rate, expected[1], atol=1e-12)
+    area = (np.diff(false_rate) * (true_rate[1:] + true_rate[:-1]) / 2).sum()
+    assert area == pytest.approx(auroc(normal, abnormal), abs=1e-12)
 
 
-def test_overlap_counts_valid_pixels_only() -> None:
-    a, b, valid = square(0, 0, 4), square(2, 2, 4), square(0, 0, 4)
+def smooth_map(seed: int, size: int = 48) -> np.ndarray:
+    noise = np.random.default_rng(seed).random((size // 6, size // 6))
+    return np.kron(noise, np.ones((6, 6))) + np.random.default_rng(seed).random((size, size)) / 9
 
-    assert iou(a, b, valid) == pytest.approx(4 / 16)
-    assert dice(a, b, valid) == pytest.approx(8 / 20)
-    with pytest.raises(ValueError, match="both empty"):
-        iou(a, b, square(10, 10, 4))
+
+@pytest.mark.parametrize("seed", range(4))
+def test_component_ious_are_those_of_scikit_learn(seed: int) -> None:
+    anomaly_map, lesion = smooth_map(seed), square(10, 14, 20, size=48)
+    valid = ~square(0, 30, 18, size=48)
+    garbage = np.where(valid, anomaly_map, 1e6)
+    thresholds = [-1.0, 0.2, 0.5, 0.8, 9.0]
+
+    ious = component_ious(garbage, lesion, valid, thresholds)
+
+    for threshold, iou in zip(thresholds, ious, strict=True):
+        found = largest_component(valid & (anomaly_map > threshold))
+        pixels = (lesion[valid], found[valid])
+        assert iou == pytest.approx(jaccard_score(*pixels), abs=1e-12)
+        assert dice_of(iou) == pytest.approx(f1_score(*pixels), abs=1e-12)
+    assert ious[-1] == 0.0, "nothing lies above the last threshold"
+
+
+def counts_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    return np.diff(np.searchsorted(np.sort(values), edges, side="right"), prepend=0)
+
+
+def test_pooled_auroc_is_that_of_the_values_in_their_bins() -> None:
+    random = np.random.default_rng(0)
+    outside, inside = random.normal(size=4000), random.normal(1, size=900)
+    together = np.concatenate([outside, inside])
+    edges = np.append(np.quantile(together, np.linspace(0, 1, 513)[1:-1]), np.inf)
+    counts = [counts_of(values, edges) for values in (outside, inside)]
+
+    value = pooled_auroc(*counts)
+
+    binned = [np.searchsorted(edges, values, side="left") for values in (outside, inside)]
+    assert value == pytest.approx(auroc(*binned), abs=1e-12)
+    shared = (counts[0] / 4000 * counts[1] / 900).sum()
+    assert abs(value - auroc(outside, inside)) <= shared / 2 < 0.0012
+    # every row by itself
+    both = pooled_auroc(np.stack([counts[0], counts[1]]), np.stack([counts[1], counts[0]]))
+    np.testing.assert_allclose(both, [value, 1 - value], atol=1e-12)
+    assert np.isnan(pooled_auroc(np.zeros(3), np.ones(3)))
+
+
+def slow_pro(
+    anomaly_map: np.ndarray, regions: list[np.ndarray], outside: np.ndarray, most_fpr: float
+) -> float:
+    """By every threshold there is, and a fine integral."""
+    corners = [(0.0, 0.0)]
+    for threshold in np.unique(anomaly_map)[::-1]:
+        above = anomaly_map >= threshold
+        overlaps = [above[region].mean() for region in regions]
+        corners.append((above[outside].mean(), float(np.mean(overlaps))))
+    fpr, pro = zip(*corners, strict=True)
+    grid = np.linspace(0, most_fpr, 20001)
+    return float(np.interp(grid, fpr, pro).mean())
+
+
+def test_area_under_pro_is_that_of_every_threshold() -> None:
+    anomaly_map = smooth_map(7)
+    regions = [square(4, 4, 5, size=48), square(20, 20, 16, size=48), square(40, 2, 3, size=48)]
+    outside = ~(regions[0] | regions[1] | regions[2])
+    edges = np.unique(anomaly_map)
+    overlap = np.mean([counts_of(anomaly_map[r], edges) / r.sum() for r in regions], axis=0)
+
+    for most_fpr in (0.05, 0.3, 1.0):
+        area = area_under_pro(counts_of(anomaly_map[outside], edges), overlap, most_fpr=most_fpr)
+        expected = slow_pro(anomaly_map, regions, outside, most_fpr)
+        assert area == pytest.approx(expected, abs=3e-4)
+
+
+def test_a_small_region_weighs_as_much_in_pro_as_a_large_one() -> None:
+    # the large region in the top bin, the small one in the lowest
+    shares = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    outside = np.array([10.0, 90.0, 0.0])
+
+    area = area_under_pro(outside, shares.mean(axis=0), most_fpr=0.3)
+
+    assert area == pytest.approx(0.5)
+    assert area_under_pro(outside, shares[0], most_fpr=0.3) == pytest.approx(1.0)
+    flat = area_under_pro(np.array([5.0]), np.array([1.0]), most_fpr=0.3)
+    assert flat == pytest.approx(0.15), "a map that says nothing has half the limit"
+    assert np.isnan(area_under_pro(np.zeros(3), shares[0], most_fpr=0.3))
 
 
 def test_largest_component_is_one_part_with_its_diagonal_neighbours() -> None:
@@ -162,3 +253,28 @@ def test_one_group_has_no_interval() -> None:
 def test_each_value_needs_a_group() -> None:
     with pytest.raises(ValueError, match="each value needs a group, got 2 and 1"):
         estimate(mean, (np.arange(2.0), ["a"]))
+
+
+def test_weights_say_the_same_as_copies() -> None:
+    values = np.random.default_rng(0).normal(size=60)
+    groups = [str(n // 3) for n in range(60)]
+
+    weighted = estimate_weighted(weighted_mean(values), groups)
+    copied = estimate(mean, (values, groups))
+
+    assert astuple(weighted) == pytest.approx(astuple(copied), abs=1e-12)
+
+
+def test_resamples_where_a_statistic_is_not_defined_are_left_out() -> None:
+    values = np.array([np.nan, 1.0, 2.0, 3.0])
+
+    def without_the_first(times: np.ndarray) -> np.ndarray:
+        drawn = times[:, 1:].sum(axis=1)
+        total = times[:, 1:] @ values[1:]
+        return np.divide(total, drawn, out=np.full(len(times), np.nan), where=drawn > 0)
+
+    figure = estimate_weighted(without_the_first, list("abcd"))
+
+    assert (figure.value, figure.low, figure.high, figure.n) == (2.0, 1.0, 3.0, 4)
+    alone = estimate_weighted(weighted_mean(values[1:]), ["a"] * 3)
+    assert (alone.value, alone.low, alone.high) == (2.0, None, None)

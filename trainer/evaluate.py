@@ -1,15 +1,14 @@
 """Measures a bundle on labelled images: the one place where the test split is opened.
 
 In: a data folder (`trainer.data`), a bundle and an engine that runs it. Out: a document of figures
-that JSON holds, a table for people, and, in a folder if asked, the score of every image and a
-picture of maps. What is measured, each with a 95 % bootstrap interval over near-duplicate groups:
+that JSON holds, a table for people, and, in a folder if asked, a page, the score of every image and
+a picture of maps. What is measured, each with a 95 % bootstrap interval over near-duplicate groups:
 
     image AUROC, AP    raw scores of normal test images against each set of abnormal ones, all, and
                        only those with the position box on both sides
-    pixel AUROC        inside each abnormal image by itself, mean over images
-    IoU, Dice          of the lesion and the largest connected part of what lies above a threshold
-                       that no lesion had a say in: the 0.90 quantile of calibration pixels
-    alert rate         share of images whose calibrated score is 0.95 or more, which 5 % of the
+    pixel figures      of maps against lesion masks (`trainer.localisation`); the threshold of IoU
+                       and Dice is the 0.90 quantile of calibration pixels: no lesion had a say
+    alert rates        share of images whose calibrated score is 0.95 or more, which 5 % of the
                        bundle's own calibration frames reach
 
 Pixels are those of the 256x256 view that are valid; lesion masks are cut to the view likewise. A
@@ -21,7 +20,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,15 +40,25 @@ from ccdstream.score import mask_map
 from ccdstream.view import Profile, map_to_image, mask_to_view, whole_frame
 from trainer.baselines import centre_map, image_baselines, red_map, surfaces
 from trainer.data import Dataset, Item, Views, content_hash, find_data, load_views, read_mask
+from trainer.evaluation_page import Example, Examples, contact_sheet, draw, page
+from trainer.localisation import (
+    FIGURES,
+    PAPER_GROUP_IMAGES,
+    PAPER_GROUPS,
+    PRO_FPR,
+    Lesion,
+    Localisation,
+    figures,
+    localise,
+    paper_groups,
+)
 from trainer.metrics import (
     auroc,
     average_precision,
-    dice,
     estimate,
-    iou,
+    estimate_weighted,
     largest_component,
-    mean,
-    pixel_auroc,
+    weighted_mean,
 )
 
 FORMAT = "ccdstream-evaluation"
@@ -57,7 +67,9 @@ PIXEL_QUANTILE = 0.90
 """Of calibration pixels: above it a pixel counts as found."""
 ALERT_FRACTION = 0.95
 """Calibrated score from which an image counts as an alert: 5 % of calibration frames."""
-FILES = ("evaluation.json", "scores.csv", "maps.png")
+EXAMPLES = 4
+"""Images in a row of examples."""
+FILES = ("evaluation.json", "evaluation.html", "scores.csv", "maps.png")
 
 Evaluation = dict[str, Any]
 """The document, in types that JSON holds; `evaluate` describes its keys."""
@@ -78,6 +90,8 @@ class Scores:
     """float32 [N, k]."""
     maps: np.ndarray
     """float32 [N, h, w], raw; NaN in cells that are mostly not valid."""
+    counted: np.ndarray
+    """bool [N, 256, 256]: the pixels that count, for the bundle and for the baselines alike."""
 
     def __len__(self) -> int:
         return len(self.views)
@@ -89,14 +103,7 @@ class Scores:
 
     def map_of(self, index: int) -> np.ndarray:
         """Float32 [256, 256], bilinear; NaN where a pixel does not count."""
-        return map_to_image(
-            self.maps[index], whole_frame(VIEW_SIZE), VIEW_SIZE, self.views.valid[index]
-        )
-
-    def counted(self, index: int) -> np.ndarray:
-        """Bool [256, 256]: the pixels that count, for the bundle and for the baselines alike."""
-        counted: np.ndarray = np.isfinite(self.map_of(index))
-        return counted
+        return _laid_over(self.maps[index], self.views.valid[index])
 
 
 _MAPS: Mapping[str, Callable[[Scores, int], np.ndarray]] = {
@@ -108,23 +115,15 @@ _MAPS: Mapping[str, Callable[[Scores, int], np.ndarray]] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lesion:
-    """The lesion of one image, as the view sees it."""
+class Marked:
+    """The lesions of a set, and what each map finds of them."""
 
-    mask: np.ndarray
-    """bool [256, 256]."""
-    shown: float
-    """Share of the lesion's area that lies on pixels that count, in [0, 1]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """How well a map finds the lesion of one image."""
-
-    pixel_auroc: float | None
-    """None where the lesion fills every pixel that counts."""
-    iou: float
-    dice: float
+    lesions: list[Lesion | None]
+    """Of each image; None where there is no mask, or an empty one."""
+    in_sight: list[int]
+    """The images whose lesion shows on at least one pixel that counts."""
+    maps: dict[str, Localisation]
+    """Over the images in sight; empty where there are none."""
 
 
 def evaluate(
@@ -136,6 +135,7 @@ def evaluate(
     batch: int = 8,
     resamples: int = 1000,
     overwrite: bool = False,
+    only: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Run `bundle` over the calibration and test images of `data` and measure it.
@@ -147,20 +147,27 @@ def evaluate(
         batch: images in one call of the engine; the figures do not depend on it.
         resamples: of the bootstrap.
         overwrite: replace `FILES` that are there already.
+        only: the test sets to read, by name; all if None. Image figures need "normal" among them.
         progress: told of every step that takes long.
 
     Returns:
-        What was measured on what: `format`, `format_version`, `created`, `version`, `bundle`,
-        `engine`, `data`, `counts` {set: images}, `notes` [sentences].
+        What was measured on what: `format`, `format_version`, `created`, `version`, `versions`
+        {python, numpy, opencv}, `bundle`, `engine`, `data`, `counts` {set: images},
+        `notes` [sentences].
         `image` {set: {all, with_position_box: {auroc, average_precision, normal, abnormal}}}.
-        `pixel` {quantile, thresholds {map: raw}, sets {set: {images, without_mask,
-        lesions_out_of_sight, lesion_shown, maps {map: {auroc, iou, dice}}}}}, where the map
-        "bundle" is the one measured and the others are baselines.
-        `alerts` {fraction, rates {set: rate}}. `baselines` {set: {cue: AUROC}}.
-        Figures are {value, low, high, n}; null where there was nothing to measure.
+        `pixel` {quantile, pro_fpr, thresholds {map: raw}, sets {set: {images, regions,
+        without_mask, lesions_out_of_sight, lesion_shown, paper_group_images, maps {map: {auroc,
+        auroc_pooled, pro, iou, dice, oracle {threshold, iou, dice}, paper_groups {iou,
+        oracle_iou}}}}}}, as `trainer.localisation` describes them; the map "bundle" is the one
+        measured and the others are baselines; `regions` counts those of PRO,
+        `paper_group_images` the images in each of the five groups.
+        `alerts` {fraction, rates {set: rate}}. `baselines` {set: {cue: AUROC}} and
+        `baselines_with_position_box`, on the same images as the figures beside which they stand.
+        Figures are {value, low, high, n}; null where there was nothing to measure. Those of
+        `paper_groups` are {mean, spread, values}.
 
     Raises:
-        DataError: the data is missing or not usable, or has no test images.
+        DataError: the data is missing or not usable, or has no test images, or not a set of `only`.
         EngineError: the engine failed, or gave values that are not finite.
         OutputError: a result is there already, or cannot be written.
     """
@@ -176,27 +183,25 @@ def evaluate(
     def at(step: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(step, done, total) if progress else None
 
+    sets = _chosen(_sets(dataset), only, data)
     scored = {}
-    for name, items in {"calibration": dataset.calibration, **_sets(dataset)}.items():
+    for name, items in {"calibration": dataset.calibration, **sets}.items():
         views = load_views(items, Profile.from_dict(bundle.profile), progress=at(f"reading {name}"))
         scored[name] = _score(views, bundle, engine, batch, at(f"scoring {name}"))
     abnormal = [name for name, s in scored.items() if s.views.items[0].label == "abnormal"]
-    lesions = {name: _lesions(scored[name]) for name in abnormal}
     thresholds = {name: _pixel_threshold(scored["calibration"], name) for name in _MAPS}
-    found = {
-        name: {
-            map_name: _find(
-                scored[name], lesions[name], map_name, threshold, at(f"pixels of {name}")
-            )
-            for map_name, threshold in thresholds.items()
-        }
-        for name in abnormal
-    }
+    marked = {name: _mark(scored[name], thresholds, at(f"pixels of {name}")) for name in abnormal}
+    everything, boxed = _image_baselines(dataset, scored, abnormal, at)
     evaluation: Evaluation = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+        },
         "bundle": {
             "name": bundle.name,
             "model_id": bundle.model_id,
@@ -207,40 +212,62 @@ def evaluate(
         "data": {
             "folder": dataset.folder.name,
             "calibration_sha256": content_hash(dataset.calibration),
-            "test_sha256": content_hash(dataset.test),
+            "test_sha256": content_hash([item for items in sets.values() for item in items]),
         },
         "counts": {name: len(scores) for name, scores in scored.items()},
-        "notes": _notes(dataset, bundle, lesions),
+        "notes": _notes(dataset, bundle, sets, marked),
         "image": {
             name: _image_figures(scored.get("normal"), scored[name], resamples) for name in abnormal
         },
         "pixel": {
             "quantile": PIXEL_QUANTILE,
+            "pro_fpr": PRO_FPR,
             "thresholds": thresholds,
             "sets": {
-                name: _pixel_figures(scored[name], lesions[name], found[name], resamples)
-                for name in abnormal
+                name: _pixel_figures(scored[name], marked[name], resamples) for name in abnormal
             },
         },
         "alerts": {
             "fraction": ALERT_FRACTION,
             "rates": {
-                name: asdict(estimate(mean, (_alerts(scores), scores.groups), resamples=resamples))
+                name: asdict(
+                    estimate_weighted(
+                        weighted_mean(_alerts(scores)), scores.groups, resamples=resamples
+                    )
+                )
                 for name, scores in scored.items()
             },
         },
-        "baselines": _image_baselines(dataset, scored, abnormal, at),
+        "baselines": everything,
+        "baselines_with_position_box": boxed,
     }
     if out is not None:
+        examples = _examples(dataset, scored, marked, bundle, thresholds["bundle"])
+        raw = {name: scores.raw for name, scores in scored.items()}
         _write(
             out,
             {
                 "evaluation.json": (json.dumps(evaluation, indent=2) + "\n").encode(),
-                "scores.csv": _scores_csv(dataset, bundle, scored, found, lesions).encode(),
-                "maps.png": _contact_sheet(scored, lesions, found, bundle, thresholds["bundle"]),
+                "evaluation.html": page(evaluation, raw, _alert_at(bundle), examples).encode(),
+                "scores.csv": _scores_csv(dataset, bundle, scored, marked).encode(),
+                "maps.png": contact_sheet(examples),
             },
         )
     return evaluation
+
+
+_PIXEL_ROWS = (
+    ("pixel AUROC", "auroc"),
+    ("pixel AUROC, pooled", "auroc_pooled"),
+    (f"PRO to FPR {PRO_FPR}", "pro"),
+    ("IoU", "iou"),
+    ("Dice", "dice"),
+    ("IoU, oracle threshold", "oracle", "iou"),
+    ("Dice, oracle threshold", "oracle", "dice"),
+    ("IoU, paper's groups", "paper_groups", "iou"),
+    ("IoU, paper's groups, oracle threshold", "paper_groups", "oracle_iou"),
+)
+"""(title, keys) of the figures of a map, as the table shows them."""
 
 
 def table(evaluation: Evaluation) -> str:
@@ -270,12 +297,12 @@ def table(evaluation: Evaluation) -> str:
         cues = [evaluation["baselines"][name] or {} for name in sets]
         for cue in dict.fromkeys(cue for some in cues for cue in some):
             row(f"  {cue.replace('_', ' ')} alone", [_text(some.get(cue)) for some in cues])
-        for key, title in (("auroc", "pixel AUROC"), ("iou", "IoU"), ("dice", "Dice")):
+        pixel = evaluation["pixel"]["sets"]
+        for title, *keys in _PIXEL_ROWS:
             for map_name in _MAPS:
-                known = map_name == "bundle"
                 row(
-                    title if known else f"  {map_name.replace('_', ' ')} alone",
-                    [_text(evaluation["pixel"]["sets"][n]["maps"][map_name][key]) for n in sets],
+                    title if map_name == "bundle" else f"  {map_name.replace('_', ' ')} alone",
+                    [_text(_nested(pixel[name]["maps"][map_name], keys)) for name in sets],
                 )
     lines.append("")
     alerts = evaluation["alerts"]
@@ -286,7 +313,9 @@ def table(evaluation: Evaluation) -> str:
     lines += [
         "",
         "In brackets: 95 % intervals over near-duplicate groups. IoU and Dice: largest connected "
-        f"part above the {evaluation['pixel']['quantile']:.2f} quantile of calibration pixels.",
+        f"part above the {evaluation['pixel']['quantile']:.2f} quantile of calibration pixels. "
+        "Oracle: above the set's own best threshold, chosen with the masks; not a figure to quote. "
+        f"Paper's groups: five of {PAPER_GROUP_IMAGES} images or fewer, mean and deviation.",
     ]
     return "\n".join(lines)
 
@@ -311,6 +340,19 @@ def _sets(dataset: Dataset) -> dict[str, list[Item]]:
     return dict(sorted(sets.items(), key=lambda entry: (entry[0] != "normal", entry[0])))
 
 
+def _chosen(
+    sets: dict[str, list[Item]], only: Sequence[str] | None, data: Path
+) -> dict[str, list[Item]]:
+    if only is None:
+        return sets
+    if unknown := [name for name in only if name not in sets]:
+        raise DataError(
+            f"{data} has no test set {', '.join(unknown)}. It has {', '.join(sets)}; name some of "
+            "these."
+        )
+    return {name: items for name, items in sets.items() if name in only}
+
+
 def _score(
     views: Views, bundle: Bundle, engine: Engine, batch: int, progress: Callable[[int, int], None]
 ) -> Scores:
@@ -327,18 +369,33 @@ def _score(
             "Check the model here with: ccdstream model verify."
         )
     masked = [mask_map(m, v) for m, v in zip(maps, views.valid, strict=True)]
+    counted = [np.isfinite(_laid_over(m, v)) for m, v in zip(masked, views.valid, strict=True)]
     return Scores(
         views,
         raw,
         Calibration.from_dict(bundle.calibration["score"]).apply(raw),
         np.concatenate([output.parts for output in outputs]),
         np.stack(masked),
+        np.stack(counted),
     )
+
+
+def _laid_over(anomaly_map: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    return map_to_image(anomaly_map, whole_frame(VIEW_SIZE), VIEW_SIZE, valid)
 
 
 def _alerts(scores: Scores) -> np.ndarray:
     """Float64 [N], 1 where the image alerts."""
     return (scores.calibrated >= ALERT_FRACTION).astype(np.float64)
+
+
+def _alert_at(bundle: Bundle) -> float:
+    """The raw score whose calibrated score is `ALERT_FRACTION`."""
+    curve = Calibration.from_dict(bundle.calibration["score"])
+    last = curve.fraction[-1]
+    if last >= ALERT_FRACTION:
+        return float(np.interp(ALERT_FRACTION, curve.fraction, curve.raw))
+    return float(curve.raw[-1] + curve.tail_scale * np.log((1 - last) / (1 - ALERT_FRACTION)))
 
 
 def _image_figures(
@@ -372,20 +429,31 @@ def _image_baselines(
     scored: Mapping[str, Scores],
     abnormal: Iterable[str],
     at: Callable[[str], Callable[[int, int], None]],
-) -> dict[str, dict[str, float | None] | None]:
+) -> list[dict[str, dict[str, float | None] | None]]:
+    """{set: {cue: AUROC}}: of all images, and of those with the position box on both sides."""
     names = list(abnormal)
     if "normal" not in scored or not names:
-        return dict.fromkeys(names)
+        return [dict.fromkeys(names), dict.fromkeys(names)]
     train = surfaces(dataset.train, progress=at("baselines: train"))
     seen = {
         name: surfaces(scored[name].views.items, progress=at(f"baselines: {name}"))
         for name in ("normal", *names)
     }
     shares = {name: scored[name].views.valid.mean(axis=(1, 2)) for name in seen}
-    return {
-        name: image_baselines(train, seen["normal"], seen[name], shares["normal"], shares[name])
-        for name in names
-    }
+
+    def cues(name: str, boxed: bool) -> dict[str, float | None] | None:
+        kept = {
+            side: [i for i, s in enumerate(seen[side]) if s.position_box is True or not boxed]
+            for side in ("normal", name)
+        }
+        if not all(kept.values()):
+            return None
+        normal, other = ([seen[side][index] for index in some] for side, some in kept.items())
+        return image_baselines(
+            train, normal, other, *(shares[side][some] for side, some in kept.items())
+        )
+
+    return [{name: cues(name, boxed) for name in names} for boxed in (False, True)]
 
 
 def _lesions(scores: Scores) -> list[Lesion | None]:
@@ -409,14 +477,14 @@ def _lesions(scores: Scores) -> list[Lesion | None]:
             continue
         in_view = mask_to_view(mask, field)
         pixel_area = field.width * field.height / in_view.size  # of a view pixel, in image pixels
-        shown = (in_view & scores.counted(index)).sum() * pixel_area / mask.sum()
+        shown = (in_view & scores.counted[index]).sum() * pixel_area / mask.sum()
         lesions.append(Lesion(in_view, min(1.0, float(shown))))
     return lesions
 
 
 def _pixel_threshold(calibration: Scores, map_name: str) -> float:
     pixels = [
-        _MAPS[map_name](calibration, index)[calibration.counted(index)]
+        _MAPS[map_name](calibration, index)[calibration.counted[index]]
         for index in range(len(calibration))
     ]
     together = np.concatenate(pixels)
@@ -428,30 +496,21 @@ def _pixel_threshold(calibration: Scores, map_name: str) -> float:
     return float(np.quantile(together, PIXEL_QUANTILE))
 
 
-def _find(
-    scores: Scores,
-    lesions: Iterable[Lesion | None],
-    map_name: str,
-    threshold: float,
-    progress: Callable[[int, int], None],
-) -> list[Found | None]:
-    """What the map finds in each image; None where there is no lesion in sight."""
-    result: list[Found | None] = []
-    for index, lesion in enumerate(lesions):
-        if lesion is None or not lesion.shown:
-            result.append(None)
-        else:
-            anomaly_map, counted = _MAPS[map_name](scores, index), scores.counted(index)
-            predicted = _predicted(anomaly_map, counted, threshold)
-            result.append(
-                Found(
-                    pixel_auroc(anomaly_map, lesion.mask, counted),
-                    iou(predicted, lesion.mask, counted),
-                    dice(predicted, lesion.mask, counted),
-                )
-            )
-        progress(index + 1, len(scores))
-    return result
+def _mark(
+    scores: Scores, thresholds: Mapping[str, float], progress: Callable[[int, int], None]
+) -> Marked:
+    lesions = _lesions(scores)
+    masks = {i: lesion.mask for i, lesion in enumerate(lesions) if lesion and lesion.shown}
+    in_sight = list(masks)
+    maps = {}
+    for map_name, threshold in thresholds.items() if masks else ():
+
+        def map_of(index: int, name: str = map_name) -> np.ndarray:
+            return _MAPS[name](scores, in_sight[index])
+
+        counted = [scores.counted[index] for index in in_sight]
+        maps[map_name] = localise(map_of, counted, list(masks.values()), threshold, progress)
+    return Marked(lesions, in_sight, maps)
 
 
 def _predicted(anomaly_map: np.ndarray, counted: np.ndarray, threshold: float) -> np.ndarray:
@@ -459,40 +518,31 @@ def _predicted(anomaly_map: np.ndarray, counted: np.ndarray, threshold: float) -
     return largest_component(counted & (np.where(counted, anomaly_map, -np.inf) > threshold))
 
 
-def _pixel_figures(
-    scores: Scores,
-    lesions: Iterable[Lesion | None],
-    found: Mapping[str, list[Found | None]],
-    resamples: int,
-) -> dict[str, Any]:
-    known = [lesion for lesion in lesions if lesion is not None]
-
-    def figure(name: str, some: Iterable[Found | None]) -> dict[str, Any] | None:
-        values = [None if found is None else getattr(found, name) for found in some]
-        kept = [(v, g) for v, g in zip(values, scores.groups, strict=True) if v is not None]
-        if not kept:
-            return None
-        sample = (np.array([v for v, _ in kept]), [g for _, g in kept])
-        return asdict(estimate(mean, sample, resamples=resamples))
-
+def _pixel_figures(scores: Scores, marked: Marked, resamples: int) -> dict[str, Any]:
+    known = [lesion for lesion in marked.lesions if lesion is not None]
+    groups = [scores.groups[index] for index in marked.in_sight]
+    drawn = paper_groups(len(marked.in_sight))
     return {
-        "images": sum(lesion.shown > 0 for lesion in known),
+        "images": len(marked.in_sight),
+        "regions": len(marked.maps["bundle"].regions) if marked.maps else 0,
         "without_mask": len(scores) - len(known),
-        "lesions_out_of_sight": sum(lesion.shown == 0 for lesion in known),
-        "lesion_shown": mean(np.array([lesion.shown for lesion in known])) if known else None,
+        "lesions_out_of_sight": len(known) - len(marked.in_sight),
+        "lesion_shown": float(np.mean([lesion.shown for lesion in known])) if known else None,
+        "paper_group_images": len(drawn[0]) if drawn else 0,
         "maps": {
-            map_name: {
-                "auroc": figure("pixel_auroc", some),
-                "iou": figure("iou", some),
-                "dice": figure("dice", some),
-            }
-            for map_name, some in found.items()
+            name: figures(marked.maps[name], groups, resamples=resamples)
+            if marked.maps
+            else dict.fromkeys(FIGURES)
+            for name in _MAPS
         },
     }
 
 
 def _notes(
-    dataset: Dataset, bundle: Bundle, lesions: Mapping[str, list[Lesion | None]]
+    dataset: Dataset,
+    bundle: Bundle,
+    sets: Mapping[str, list[Item]],
+    marked: Mapping[str, Marked],
 ) -> list[str]:
     notes = []
     trained_on = {entry.get("sha256") for entry in bundle.manifest["training"].get("data", ())}
@@ -502,19 +552,27 @@ def _notes(
             "near-duplicates of frames it was trained on."
         )
     groups = {item.group for item in (*dataset.train, *dataset.calibration)}
-    for name, items in _sets(dataset).items():
+    for name, items in sets.items():
         if shared := sum(item.group in groups for item in items):
             notes.append(
                 f"{shared} of {len(items)} {name} images share a group with training or "
                 "calibration frames."
             )
-    for name, some in lesions.items():
-        if without := sum(lesion is None for lesion in some):
+    for name, some in marked.items():
+        if without := some.lesions.count(None):
             notes.append(f"{without} {name} images have no lesion mask: no pixel figures of them.")
-        if hidden := sum(lesion is not None and not lesion.shown for lesion in some):
+        if hidden := len(some.lesions) - without - len(some.in_sight):
             notes.append(
                 f"{hidden} {name} lesions lie wholly where the view is not valid: left out of the "
                 "pixel figures."
+            )
+        images = len(some.in_sight)
+        if images < PAPER_GROUPS * PAPER_GROUP_IMAGES:
+            size = images // PAPER_GROUPS
+            notes.append(
+                f"The paper measures IoU on five groups of {PAPER_GROUP_IMAGES} images; {name} has "
+                f"{images} with a lesion in sight"
+                + (f", so its groups have {size}." if size else ", too few for groups.")
             )
     return notes
 
@@ -526,8 +584,18 @@ def _text(figure: Mapping[str, Any] | float | None) -> str:
     if figure is None:
         return "not measured"
     if isinstance(figure, Mapping):
+        if "spread" in figure:
+            return f"{figure['mean']:.3f} ± {figure['spread']:.3f}"
         return f"{figure['value']:.3f}" + _interval(figure, 1, ".3f")
     return f"{figure:.3f}"
+
+
+def _nested(figures: Mapping[str, Any], keys: Iterable[str]) -> Any:
+    """What lies under `keys`; None where nothing was measured."""
+    found: Any = figures
+    for key in keys:
+        found = found and found[key]
+    return found
 
 
 def _percent(figure: Mapping[str, Any]) -> str:
@@ -571,13 +639,14 @@ def _scores_csv(
     dataset: Dataset,
     bundle: Bundle,
     scored: Mapping[str, Scores],
-    found: Mapping[str, Mapping[str, list[Found | None]]],
-    lesions: Mapping[str, list[Lesion | None]],
+    marked: Mapping[str, Marked],
 ) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, [*_COLUMNS, *bundle.parts], restval="", lineterminator="\n")
     writer.writeheader()
     for name, scores in scored.items():
+        lesions = marked[name].lesions if name in marked else [None] * len(scores)
+        found = _found(marked[name]) if name in marked else {}
         for index, item in enumerate(scores.views.items):
             row: dict[str, object] = {
                 "path": item.path.relative_to(dataset.folder).as_posix(),
@@ -591,96 +660,66 @@ def _scores_csv(
                 "alert": int(_alerts(scores)[index]),
                 "valid_fraction": f"{scores.views.valid[index].mean():.4f}",
             }
-            if lesion := lesions[name][index] if name in lesions else None:
+            if lesion := lesions[index]:
                 row["lesion_shown"] = f"{lesion.shown:.4f}"
-            if result := found[name]["bundle"][index] if name in found else None:
-                row |= {k: "" if v is None else f"{v:.4f}" for k, v in asdict(result).items()}
+            row |= {k: f"{v:.4f}" for k, v in found.get(index, {}).items() if np.isfinite(v)}
             parts = (f"{part:.6g}" for part in scores.parts[index])
             writer.writerow(row | dict(zip(bundle.parts, parts, strict=True)))
     return text.getvalue()
 
 
-_TILE_PX = 192
-_CAPTION_PX = 18
-_TILES_A_ROW = 4
-_LESION_RGB = (80, 255, 80)
-_PREDICTED_RGB = (255, 255, 255)
+def _found(marked: Marked) -> dict[int, dict[str, float]]:
+    """{image: {pixel_auroc, iou, dice}} of the bundle's map, for the images in sight."""
+    if not marked.maps:
+        return {}
+    found = marked.maps["bundle"]
+    return {
+        index: {"pixel_auroc": auroc, "iou": iou, "dice": dice}
+        for index, auroc, iou, dice in zip(
+            marked.in_sight, found.pixel_auroc, found.iou, found.dice, strict=True
+        )
+    }
 
 
-def _contact_sheet(
+def _examples(
+    dataset: Dataset,
     scored: Mapping[str, Scores],
-    lesions: Mapping[str, list[Lesion | None]],
-    found: Mapping[str, Mapping[str, list[Found | None]]],
+    marked: Mapping[str, Marked],
     bundle: Bundle,
     threshold: float,
-) -> bytes:
-    """PNG: best, median and worst IoU of each set, and the highest scores of normal images.
-
-    Each image beside its map, by the bundle's calibration of pixels; the lesion outlined in green,
-    what the map takes for it in white.
-    """
-    rows = []
-    for name, results in found.items():
-        ious = [(result.iou, index) for index, result in enumerate(results["bundle"]) if result]
-        ranked = [index for _, index in sorted(ious, reverse=True)]
-        middle = max(0, len(ranked) // 2 - _TILES_A_ROW // 2)
-        for title, chosen in (
-            ("best", ranked[:_TILES_A_ROW]),
-            ("median", ranked[middle : middle + _TILES_A_ROW]),
-            ("worst", ranked[-_TILES_A_ROW:]),
-        ):
-            rows.append((f"{name} {title}", name, chosen))
-    if "normal" in scored:
-        order = np.argsort(-scored["normal"].raw, kind="stable")
-        rows.append(("normal highest", "normal", [int(index) for index in order[:_TILES_A_ROW]]))
-    height = _TILE_PX + _CAPTION_PX
-    sheet = np.full((max(1, len(rows)) * height, _TILES_A_ROW * 2 * _TILE_PX, 3), 24, np.uint8)
-    for row, (title, name, chosen) in enumerate(rows):
-        for column, index in enumerate(chosen):
-            lesion = lesions[name][index] if name in lesions else None
-            result = found[name]["bundle"][index] if name in found else None
-            tile = _tile(scored[name], index, lesion, bundle, threshold)
-            caption = f"{title}: score {scored[name].calibrated[index]:.3f}"
-            if result is not None:
-                caption += f", IoU {result.iou:.2f}"
-            top, left = row * height, column * 2 * _TILE_PX
-            sheet[top + _CAPTION_PX : top + height, left : left + 2 * _TILE_PX] = tile
-            cv2.putText(
-                sheet,
-                caption,
-                (left + 4, top + 13),
-                cv2.FONT_HERSHEY_SIMPLEX,
-                0.42,
-                (230, 230, 230),
-                1,
-                cv2.LINE_AA,
-            )
-    return bytes(cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1])
-
-
-def _tile(
-    scores: Scores, index: int, lesion: Lesion | None, bundle: Bundle, threshold: float
-) -> np.ndarray:
-    """uint8 [192, 384, 3], RGB: the view, and its map."""
-    image = np.ascontiguousarray(scores.views.images[index].transpose(1, 2, 0))
-    anomaly_map, counted = scores.map_of(index), scores.counted(index)
+) -> list[Examples]:
+    """Best, median and worst IoU of each set, and the highest scores of normal images."""
     curve = Calibration.from_dict(bundle.calibration["map"])
-    fraction = curve.apply(np.where(counted, anomaly_map, -np.inf))
-    level = np.round(255 * fraction).astype(np.uint8)
-    heat = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
-    heat[~counted] = image[~counted] // 2
-    predicted = _predicted(anomaly_map, counted, threshold)
-    for picture in (image, heat):
-        _outline(picture, predicted, _PREDICTED_RGB)
-        if lesion is not None:
-            _outline(picture, lesion.mask, _LESION_RGB)
-    return cv2.resize(
-        np.hstack([image, heat]), (2 * _TILE_PX, _TILE_PX), interpolation=cv2.INTER_AREA
-    )
 
+    def example(name: str, index: int, iou: float | None, lesion: Lesion | None) -> Example:
+        scores = scored[name]
+        anomaly_map, counted = scores.map_of(index), scores.counted[index]
+        return Example(
+            f"score {scores.calibrated[index]:.3f}" + ("" if iou is None else f", IoU {iou:.2f}"),
+            scores.views.items[index].path.relative_to(dataset.folder).as_posix(),
+            draw(
+                scores.views.images[index],
+                curve.apply(anomaly_map),
+                counted,
+                _predicted(anomaly_map, counted, threshold),
+                None if lesion is None else lesion.mask,
+            ),
+        )
 
-def _outline(picture: np.ndarray, mask: np.ndarray, rgb: tuple[int, int, int]) -> None:
-    contours, _ = cv2.findContours(
-        mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-    )
-    cv2.drawContours(picture, contours, -1, rgb, 2)
+    rows = []
+    for name, some in marked.items():
+        ious = {index: found["iou"] for index, found in _found(some).items()}
+        ranked = sorted(ious, key=lambda index: (-ious[index], -index))
+        middle = max(0, len(ranked) // 2 - EXAMPLES // 2)
+        for title, chosen in (
+            ("best", ranked[:EXAMPLES]),
+            ("median", ranked[middle : middle + EXAMPLES]),
+            ("worst", ranked[-EXAMPLES:]),
+        ):
+            members = (example(name, i, ious[i], some.lesions[i]) for i in chosen)
+            rows.append(Examples(f"{name} {title}", tuple(members)))
+    if "normal" in scored:
+        order = np.argsort(-scored["normal"].raw, kind="stable")[:EXAMPLES]
+        highest = tuple(example("normal", int(index), None, None) for index in order)
+        rows.append(Examples("normal highest", highest))
+    return rows

@@ -1,7 +1,8 @@
 """Scores and maps in; figures that say how well they tell abnormal from normal, out.
 
-A figure of images is computed from one score an image, a figure of pixels inside one image, over
-the pixels that count. All are of ranks or overlaps: none knows a threshold of its own.
+A figure of images is computed from one score an image; a figure of pixels inside one image, or over
+those of many from counts in bins, over the pixels that count. All are of ranks or overlaps: none
+knows a threshold of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,6 +41,24 @@ def auroc(normal: np.ndarray, abnormal: np.ndarray) -> float:
     return float((below + not_above).mean() / 2 / len(normal))
 
 
+def roc_curve(normal: np.ndarray, abnormal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of normal and of abnormal values at or above each threshold, from 0 to 1 each.
+
+    Args:
+        normal, abnormal: float [N] and [M], both with at least one value and no NaN.
+
+    Returns:
+        float64 [K] each, the corners of the curve; the area under it is `auroc`.
+    """
+    normal, abnormal = _values("normal", normal), _values("abnormal", abnormal)
+    thresholds = np.unique(np.concatenate([normal, abnormal]))[::-1]
+    rates = [
+        1 - np.searchsorted(np.sort(values), thresholds, side="left") / len(values)
+        for values in (normal, abnormal)
+    ]
+    return np.concatenate([[0.0], rates[0]]), np.concatenate([[0.0], rates[1]])
+
+
 def average_precision(normal: np.ndarray, abnormal: np.ndarray) -> float:
     """Precision averaged over the recalls that the abnormal values reach, without interpolation.
 
@@ -73,24 +92,10 @@ def pixel_auroc(anomaly_map: np.ndarray, lesion: np.ndarray, valid: np.ndarray) 
     return auroc(outside, inside) if len(inside) and len(outside) else None
 
 
-def iou(predicted: np.ndarray, lesion: np.ndarray, valid: np.ndarray) -> float:
-    """Intersection over union of two masks, bool [H, W], over valid pixels.
-
-    Raises:
-        ValueError: if both are empty there, where it is not defined.
-    """
-    both, either, _ = _overlap(predicted, lesion, valid)
-    return both / either
-
-
-def dice(predicted: np.ndarray, lesion: np.ndarray, valid: np.ndarray) -> float:
-    """Twice the intersection over the sum of two masks, bool [H, W], over valid pixels.
-
-    Raises:
-        ValueError: if both are empty there, where it is not defined.
-    """
-    both, _, total = _overlap(predicted, lesion, valid)
-    return 2 * both / total
+def dice_of(iou: np.ndarray) -> np.ndarray:
+    """Dice of two masks from their IoU: 2 |A and B| / (|A| + |B|) = 2 IoU / (1 + IoU)."""
+    dice: np.ndarray = 2 * iou / (1 + iou)
+    return dice
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
@@ -98,12 +103,83 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 
     The connected component analysis that the paper names after thresholding and does not spell out.
     """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    if not len(areas):
-        return np.zeros_like(mask, bool)
-    largest: np.ndarray = labels == 1 + int(areas.argmax())
+    labels, label, _ = _largest(mask)
+    largest: np.ndarray = labels == label
     return largest
+
+
+def component_ious(
+    anomaly_map: np.ndarray, lesion: np.ndarray, valid: np.ndarray, thresholds: Sequence[float]
+) -> np.ndarray:
+    """IoU of the lesion and the largest component of what lies above each of T thresholds.
+
+    Args:
+        anomaly_map: float [H, W]; anything where not valid.
+        lesion: bool [H, W], with at least one valid pixel.
+        valid: bool [H, W].
+        thresholds: on the map's scale.
+
+    Returns:
+        float64 [T]; 0 where nothing lies above the threshold.
+    """
+    values = np.where(valid, anomaly_map, -np.inf)
+    inside = np.flatnonzero(lesion & valid)
+    ious = np.zeros(len(thresholds))
+    for index, threshold in enumerate(thresholds):
+        labels, label, found = _largest(values > threshold)
+        both = np.count_nonzero(labels.ravel()[inside] == label)
+        ious[index] = both / (found + len(inside) - both)
+    return ious
+
+
+def pooled_auroc(outside: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """AUROC of values that are known by how many of them lie in each of B bins.
+
+    That of `auroc` with all values of a bin tied, so it is off by at most half the chance that a
+    value of each kind share a bin: half the sum over bins of the product of their shares.
+
+    Args:
+        outside, inside: float [..., B], how many values of either kind; higher bins, higher values.
+
+    Returns:
+        float64 [...]; NaN where either kind has no values.
+    """
+    below = outside.cumsum(axis=-1) - outside / 2
+    pairs = outside.sum(axis=-1) * inside.sum(axis=-1)
+    return _share((inside * below).sum(axis=-1), pairs)
+
+
+def area_under_pro(outside: np.ndarray, overlap: np.ndarray, *, most_fpr: float) -> np.ndarray:
+    """Area under the curve of per-region overlap against false positive rate, up to `most_fpr`.
+
+        PRO(t) = mean over regions k of |P_t and C_k| / |C_k|
+        area   = 1 / f  integral over FPR from 0 to f of PRO,    f = most_fpr
+
+    where P_t are the pixels above t. Bergmann et al. 2021, "The MVTec anomaly detection dataset"
+    (IJCV), section 5.2. The curve is linear between the edges of B bins. A map that says nothing
+    has f / 2.
+
+    Args:
+        outside: float [..., B], pixels outside all regions in each bin; higher bins, higher values.
+        overlap: float [..., B], share of a region in each bin, mean over regions.
+        most_fpr: f, in (0, 1].
+
+    Returns:
+        float64 [...], in [0, 1]; NaN where there are no pixels outside, or no regions.
+    """
+    total, whole = outside.sum(axis=-1), overlap.sum(axis=-1)
+    fpr = _share(outside[..., ::-1].cumsum(axis=-1), total[..., None])
+    pro = _share(overlap[..., ::-1].cumsum(axis=-1), whole[..., None])
+    start = np.zeros((*fpr.shape[:-1], 1))
+    before, lower = (
+        np.concatenate([start, fpr[..., :-1]], -1),
+        np.concatenate([start, pro[..., :-1]], -1),
+    )
+    width = np.clip(fpr, None, most_fpr) - np.clip(before, None, most_fpr)
+    step = np.where(fpr > before, fpr - before, 1.0)
+    upper = lower + (pro - lower) * np.clip(width / step, 0, 1)  # cut where the last step is cut
+    area: np.ndarray = (width * (lower + upper) / 2).sum(axis=-1) / most_fpr
+    return area
 
 
 def mean(values: np.ndarray) -> float:
@@ -155,6 +231,54 @@ def estimate(
     return Estimate(value, float(low), float(high), count)
 
 
+def estimate_weighted(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    groups: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """`estimate` of one sample, for a statistic that takes all resamples at once.
+
+    Args:
+        statistic: takes float64 [R, N], how often each resample holds each of the N values, and
+            gives float [R]. A resample where it is not defined, NaN, is left out of the interval.
+        groups: the group of each value, N of at least 1.
+    """
+    _, inverse = np.unique(np.asarray(groups), return_inverse=True)
+    count = int(inverse.max()) + 1
+    value = float(statistic(np.ones((1, len(groups))))[0])
+    if count < 2:
+        return Estimate(value, None, None, len(groups))
+    draws = np.random.default_rng(seed).integers(count, size=(resamples, count))
+    times = np.zeros((resamples, count))
+    np.add.at(times, (np.arange(resamples)[:, None], draws), 1)
+    drawn = statistic(times[:, inverse])
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return Estimate(value, float(low), float(high), len(groups))
+
+
+def weighted_mean(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The mean of `values` float [N] for `estimate_weighted`."""
+    return lambda times: times @ values / times.sum(axis=1)
+
+
+def _largest(mask: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Labels of the parts of `mask`, int32 [H, W]; that of the largest, or -1; its area."""
+    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    if count == 1:
+        return labels, -1, 0
+    areas = np.bincount(labels.ravel(), minlength=count)
+    label = 1 + int(areas[1:].argmax())
+    return labels, label, int(areas[label])
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole; NaN where whole is 0."""
+    share: np.ndarray = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return share
+
+
 def _values(name: str, values: np.ndarray) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 1 or not len(values) or np.isnan(values).any():
@@ -163,12 +287,3 @@ def _values(name: str, values: np.ndarray) -> np.ndarray:
             f"with {int(np.isnan(values).sum())} NaN"
         )
     return values
-
-
-def _overlap(predicted: np.ndarray, lesion: np.ndarray, valid: np.ndarray) -> tuple[int, int, int]:
-    """Pixels in both masks, in either, and the sum of the two, where valid."""
-    predicted, lesion = predicted & valid, lesion & valid
-    both, total = int((predicted & lesion).sum()), int(predicted.sum()) + int(lesion.sum())
-    if not total:
-        raise ValueError("overlap is not defined: predicted and lesion are both empty where valid")
-    return both, total - both, total
