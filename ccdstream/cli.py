@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ccdstream.decode import VideoSource
     from ccdstream.engine.select import SelectedEngine
     from ccdstream.pipeline import OutputFiles, Progress, RunOptions
+    from trainer.runs import Progress as StageProgress
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -623,31 +624,99 @@ def train(
         from trainer.config import load_config
         from trainer.train import train as train_bundle
 
-        if TYPE_CHECKING:
-            from trainer.runs import Progress as StageProgress
+        chosen = load_config(preset.value, config, settings or ())
+        with _training(quiet) as watch:
+            train_bundle(
+                data,
+                output,
+                chosen,
+                command=_typed(),
+                resume=resume,
+                overwrite=overwrite,
+                tensorboard=tensorboard,
+                say=watch.say,
+                on_progress=watch.on_progress,
+                stopped=watch.stopped,
+            )
+
+
+def _typed() -> str:
+    """What the user typed, for a manifest."""
+    return shlex.join(["ccdstream", *sys.argv[1:]])
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """How a training tells what it does, and learns that it is to stop."""
+
+    bar: "_Bar"
+    quiet: bool
+    stopped: Callable[[], bool]
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            self.bar.aside(lambda: _say(line))
+
+    def on_progress(self, at: "StageProgress") -> None:
+        self.bar.show(at.done, at.total, str(at))
+
+
+@contextmanager
+def _training(quiet: bool) -> Iterator[_Watch]:
+    """Show a training's progress; the first Ctrl-C lets it save what it did, then ends it."""
+    with _interrupts_end_input() as stopped, _progress("step", quiet) as bar:
+        try:
+            yield _Watch(bar, quiet, stopped)
+        except KeyboardInterrupt:
+            bar.aside(lambda: _say("interrupted: what was trained is saved; go on with --resume"))
+            raise typer.Exit(130) from None
+
+
+@app.command(no_args_is_help=True)
+def ablate(
+    data: Annotated[Path, typer.Argument(help="Folder with an index.csv of labelled frames.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bundles and tables.")],
+    preset: Annotated[Preset, typer.Option(help="Size of each training.")] = Preset.quick,
+    config: Annotated[Path | None, typer.Option(help="TOML file on top of the preset.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting on top.")
+    ] = None,
+    tables: Annotated[
+        list[str] | None,
+        typer.Option("--table", help="table1, figure2-batch, figure2-strong, table2, table3, ..."),
+    ] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--on", help="Set of test images; all if not given.")
+    ] = None,
+    device: DeviceOption = Device.auto,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train and measure the paper's ablations; what is there already is not done again.
+
+    Example: ccdstream ablate data/ -o ablation --preset quick --table table1 --on polyp
+    """
+    with _command():
+        from trainer import ablate as ablation
+        from trainer.config import load_config
 
         chosen = load_config(preset.value, config, settings or ())
-        with _interrupts_end_input() as stopped, _progress("step", quiet) as bar:
-
-            def on_progress(at: "StageProgress") -> None:
-                bar.show(at.done, at.total, str(at))
-
-            try:
-                train_bundle(
-                    data,
-                    output,
-                    chosen,
-                    command=shlex.join(["ccdstream", *sys.argv[1:]]),
-                    resume=resume,
-                    overwrite=overwrite,
-                    tensorboard=tensorboard,
-                    say=lambda line: None if quiet else bar.aside(lambda: _say(line)),
-                    on_progress=on_progress,
-                    stopped=stopped,
-                )
-            except KeyboardInterrupt:
-                bar.aside(lambda: _say("interrupted: go on with --resume"))
-                raise typer.Exit(130) from None
+        with _training(quiet) as watch:
+            document = ablation.ablate(
+                data,
+                output,
+                chosen,
+                command=_typed(),
+                tables=tables or (),
+                sets=sets or (),
+                device=device.value,
+                say=watch.say,
+                on_progress=watch.on_progress,
+                stopped=watch.stopped,
+            )
+        _tell(json.dumps(document) if as_json else ablation.markdown(document))
+        if ablation.failed(document):
+            raise typer.Exit(1)
 
 
 @app.command(no_args_is_help=True)

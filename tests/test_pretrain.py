@@ -10,8 +10,8 @@ import torch
 
 from ccdstream.errors import ConfigError
 from trainer.backbone import TinyNet
-from trainer.config import PretrainConfig
 from trainer.compute import Compute
+from trainer.config import PretrainConfig
 from trainer.pretrain import FLOOR, Batches, FrozenLinear, cosine, pretrain
 from trainer.runs import Run
 from trainer.sampling import Patches, Pool

@@ -128,11 +128,11 @@ def train(
         raise OutputError(f"{output} is there already. Name another, or pass --overwrite.")
     started = time.monotonic()
     with open_compute(config.compute) as compute:
+        networks = [untrained(config, scale) for scale in scales(config)]
+        program = _program(config, networks)  # so that settings that do not fit are said now
         dataset = find_data(data)
-        all_networks = [untrained(config, scale) for scale in scales(config)]
-        program = _program(config, all_networks)  # so that settings that do not fit are said now
         limit = config.max_images or None
-        splits = {
+        items = {
             "train": dataset.train[:limit],
             "calibration": dataset.calibration[:limit],
             "pretrain": dataset.pretrain[:limit],
@@ -140,7 +140,7 @@ def train(
         with Run(
             output.with_name(output.name + ".run"),
             checkpoint_config(config)
-            | {"data": content_hash([*splits["train"], *splits["pretrain"]])},
+            | {"data": content_hash([*items["train"], *items["pretrain"]])},
             resume=resume,
             say=say,
             on_progress=on_progress,
@@ -149,29 +149,29 @@ def train(
             compute=compute,
             tensorboard=tensorboard,
         ) as run:
+            run.say(f"data: {dataset.layout}")
             run.say(
-                f"data: {len(splits['train'])} normal frames to train on, "
-                f"{len(splits['calibration'])} to calibrate with, {len(splits['pretrain'])} more "
-                f"for pre-training; on {compute.description}"
+                f"{len(items['train'])} normal frames to train on, {len(items['calibration'])} to "
+                f"calibrate with, {len(items['pretrain'])} more for pre-training; "
+                f"on {compute.description}"
             )
-            for networks in all_networks:
-                name = networks.scale.name
+            for each in networks:
                 run.say(
-                    f"{name} backbone: {networks.scale.backbone.name}, {networks.start.description}"
+                    f"{each.scale.name} backbone: {each.scale.backbone.name}, {each.start.description}"
                 )
             profile = _PROFILES[config.profile]
             views = {
-                name: load_views(items, NONE if name == "pretrain" else profile)
-                for name, items in splits.items()
+                name: load_views(some, NONE if name == "pretrain" else profile)
+                for name, some in items.items()
             }
             frames, more, held_out = (
                 _pool(views[name]) for name in ("train", "pretrain", "calibration")
             )
-            for networks in all_networks:
-                _train_networks(config, networks, frames, more, run)
+            for each in networks:
+                _train_networks(config, each, frames, more, run)
                 if compute.leads:
-                    picture = f"reconstructions_{networks.scale.name}.png"
-                    draw_reconstructions(networks.detector, held_out, run.folder / picture)
+                    picture = f"reconstructions_{each.scale.name}.png"
+                    draw_reconstructions(each.detector, held_out, run.folder / picture)
             if not compute.leads:
                 return None
             run.say("export: standardising the terms, writing the program, calibrating")
@@ -184,7 +184,7 @@ def train(
                 profile=profile,
                 command=command,
                 views=views,
-                starts={n.scale.name: n.start for n in all_networks},
+                starts={each.scale.name: each.start for each in networks},
                 compute=compute,
             )
             bundle = _export(program, held_out, manifest, output, overwrite)
