@@ -72,6 +72,7 @@ class Preset(StrEnum):
     """Sizes of a training."""
 
     smoke = "smoke"
+    brief = "brief"
     quick = "quick"
     paper = "paper"
     paper_liu = "paper-liu"
@@ -420,7 +421,7 @@ class _PlainBar(_Bar):
         self._last = self._began
 
     def show(self, done: int, total: int | None, text: str) -> None:
-        if time.monotonic() - self._last >= PLAIN_PROGRESS_EVERY_S or done == total:
+        if time.monotonic() - self._last >= PLAIN_PROGRESS_EVERY_S:
             self._last = time.monotonic()
             _say(text)
 
@@ -658,7 +659,10 @@ class _Watch:
             self.bar.aside(lambda: _say(line))
 
     def on_progress(self, at: "StageProgress") -> None:
-        self.bar.show(at.done, at.total, str(at))
+        if at.done < at.total:
+            self.bar.show(at.done, at.total, str(at))
+        else:
+            self.say(str(at))  # how the stage ended stays to be read
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def test_a_wrong_setting_says_what_is_known(setting: str, message: str) -> None:
 
 def test_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match=r"Known presets: smoke, quick, paper, paper-liu, paper-lag\."
+        ConfigError, match=r"Known presets: smoke, brief, quick, paper, paper-liu, paper-lag\."
     ):
         load_config("huge")
 

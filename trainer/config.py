@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ccdstream.errors import ConfigError
 
-PRESETS = ("smoke", "quick", "paper", "paper-liu", "paper-lag")
+PRESETS = ("smoke", "brief", "quick", "paper", "paper-liu", "paper-lag")
 
 Side = Literal[64, 128, 256]
 """Side of a picture that a 256x256 view is averaged down to, in pixels."""

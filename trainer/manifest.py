@@ -24,6 +24,7 @@ _TERMS = {
     "hk_": "HyperKvasir, CC BY 4.0",
     "kvasirv1_": "Kvasir v1, research and education",
     "cp_child": "CP-CHILD, believed CC BY 4.0",
+    "lag": "LAG, academic use only, not to be passed on",
 }
 """Terms of the public sets that an index.csv's `source` names, by the source's first letters."""
 

@@ -156,9 +156,8 @@ def train(
                 f"on {compute.description}"
             )
             for each in networks:
-                run.say(
-                    f"{each.scale.name} backbone: {each.scale.backbone.name}, {each.start.description}"
-                )
+                backbone = each.scale.backbone.name
+                run.say(f"{each.scale.name} backbone: {backbone}, {each.start.description}")
             profile = _PROFILES[config.profile]
             views = {
                 name: load_views(some, NONE if name == "pretrain" else profile)
