@@ -757,7 +757,17 @@ def evaluate(
                 )
             text = evaluate_video.table(document)
         else:
-            document = evaluation.evaluate(data, bundle, engine, output, overwrite=overwrite)
+            with _progress("image", False) as bar:
+                document = evaluation.evaluate(
+                    data,
+                    bundle,
+                    engine,
+                    output,
+                    overwrite=overwrite,
+                    progress=lambda step, done, total: bar.show(
+                        done, total, f"{step}: {done} of {total}"
+                    ),
+                )
             text = evaluation.table(document)
         _tell(json.dumps(document) if as_json else text)
 

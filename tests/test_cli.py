@@ -671,7 +671,8 @@ def test_the_options_of_the_contract_are_there() -> None:
         " --quiet",
         "score": "-o --output --maps --model --device --overwrite",
         "sample": "-o --output --seconds --seed",
-        "train": "-o --output --preset --config --set --resume",
+        "train": "-o --output --preset --config --set --resume --tensorboard",
+        "ablate": "-o --output --preset --config --set --table --on --json",
         "evaluate": "--model -o --output --json",
     }  # fmt: skip
     for command, options in contract.items():

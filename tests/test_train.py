@@ -15,9 +15,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from ccdstream import sample
 from ccdstream.bundle import Bundle, load_bundle
+from ccdstream.cli import app
 from ccdstream.engine.select import open_engine
 from ccdstream.errors import ConfigError, DataError, OutputError
 from ccdstream.fuse import Calibration
@@ -228,6 +230,32 @@ def test_settings_that_do_not_fit_are_said_before_anything_is_trained(
     with pytest.raises(ConfigError, match="map_weights names colour"):
         training.train(data, tmp_path / "x", config, command="", say=lambda _: None)
     assert not (tmp_path / "x.run").exists()
+
+
+def test_a_grid_is_trained_and_measured_and_then_only_read(data: Path, tmp_path: Path) -> None:
+    arguments = ["ablate", str(data), "-o", str(tmp_path / "grid"), "--preset", "smoke", "--json"]
+    arguments += ["--set", "max_images=8", "--set", "scales=global", "--table", "table2"]
+    outcomes = []
+    for _ in range(2):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.stderr
+        outcomes.append(json.loads(result.stdout))
+        lines = result.stderr.splitlines()
+    assert outcomes[0] == outcomes[1]
+    assert lines == ["variant 1 of 2: rotnet-igd", "variant 2 of 2: ccd-igd"]
+    for variant in outcomes[0]["variants"].values():
+        assert 0 <= variant["figures"]["polyp"]["iou"]["value"] <= 1
+    page = (tmp_path / "grid" / "variants" / "ccd-igd" / "evaluation.html").read_text()
+    assert "not a medical device" in page.lower()
+
+
+@pytest.mark.cuda
+def test_a_gpu_trains_what_a_cpu_runs(data: Path, tmp_path: Path) -> None:
+    config = load_config("smoke", None, ["max_images=8", "compute.device=cuda"])
+    made = training.train(data, tmp_path / "gpu", config, command="", say=lambda _: None)
+    assert made is not None
+    assert open_engine(made, device="cpu").parity.passed
+    assert "fp32" not in made.manifest["training"]["machine"]
 
 
 def test_tensorboard_gets_the_losses_where_it_is_asked_for(data: Path, tmp_path: Path) -> None:

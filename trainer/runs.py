@@ -38,16 +38,20 @@ class Progress:
     stage: str
     done: int
     total: int
-    steps_per_s: float
+    per_s: float
+    """Steps a second; pictures a second where they are read."""
     losses: Mapping[str, float]
     """Means since the last report."""
 
     def __str__(self) -> str:
-        losses = "  ".join(f"{key} {value:.4f}" for key, value in self.losses.items())
-        left_s = int((self.total - self.done) / max(self.steps_per_s, 1e-9))
-        return (
-            f"{self.stage} {self.done}/{self.total}  {losses}  {self.steps_per_s:.2f} steps/s  "
-            f"{left_s // 60}m{left_s % 60:02d}s left"
+        left_s = int((self.total - self.done) / max(self.per_s, 1e-9))
+        return "  ".join(
+            [
+                f"{self.stage} {self.done}/{self.total}",
+                *(f"{key} {value:.4f}" for key, value in self.losses.items()),
+                f"{self.per_s:.2f}/s",
+                f"{left_s // 60}m{left_s % 60:02d}s left",
+            ]
         )
 
 
@@ -126,6 +130,20 @@ class Run:
         """
         return Stage(self, name, steps, modules, optimizers)
 
+    def reading(self, what: str) -> Callable[[int, int], None]:
+        """Told (done, total) after every picture that is read, tells of it every few seconds."""
+        started = told = time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if now - told >= _LOG_EVERY_S:
+                told = now
+                rate = done / (now - started)
+                self.on_progress(Progress(f"reading {what}", done, total, rate, {}))
+
+        return tell
+
     def log(self, progress: Progress) -> None:
         """Append one line to metrics.jsonl, and tell whoever looks on."""
         if not self.compute.leads:
@@ -133,7 +151,7 @@ class Run:
         entry = {
             "stage": progress.stage,
             "step": progress.done,
-            "steps_per_s": round(progress.steps_per_s, 4),
+            "steps_per_s": round(progress.per_s, 4),
             **progress.losses,
         }
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:

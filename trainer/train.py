@@ -130,7 +130,9 @@ def train(
     with open_compute(config.compute) as compute:
         networks = [untrained(config, scale) for scale in scales(config)]
         program = _program(config, networks)  # so that settings that do not fit are said now
-        dataset = find_data(data)
+        dataset = find_data(
+            data, progress=lambda done, total: say(f"looked through {done} of {total} recordings")
+        )
         limit = config.max_images or None
         items = {
             "train": dataset.train[:limit],
@@ -160,7 +162,9 @@ def train(
                 run.say(f"{each.scale.name} backbone: {backbone}, {each.start.description}")
             profile = _PROFILES[config.profile]
             views = {
-                name: load_views(some, NONE if name == "pretrain" else profile)
+                name: load_views(
+                    some, NONE if name == "pretrain" else profile, progress=run.reading(name)
+                )
                 for name, some in items.items()
             }
             frames, more, held_out = (
