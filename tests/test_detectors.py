@@ -82,10 +82,10 @@ def test_a_backbone_is_fine_tuned_where_that_is_asked_for(tmp_path: Path) -> Non
 
 
 def test_a_frozen_backbone_is_in_eval_mode_while_the_rest_trains() -> None:
-    frozen = Encoder(TinyNet(), 32, 8, trains=False).train()
+    frozen = Encoder(TinyNet(), 8, trains=False).train()
     assert frozen.bottleneck.training
     assert not frozen.backbone.training
-    assert Encoder(TinyNet(), 32, 8, trains=True).train().backbone.training
+    assert Encoder(TinyNet(), 8, trains=True).train().backbone.training
 
 
 def test_the_gradient_penalty_is_that_of_a_known_slope() -> None:
@@ -113,11 +113,11 @@ def test_fanogan_learns_both_its_stages(tmp_path: Path) -> None:
         assert torch.equal(value, encoder[key]), "stage one trains no encoder"
     with torch.no_grad():
         before = net.eval()(x, inside)[0][:, 0].mean()
-    generator = {key: value.clone() for key, value in net.generator.state_dict().items()}
+    generator = {key: value.clone() for key, value in net.decoder.state_dict().items()}
     train_encoder("encoder", net, critic, draw, GAN, 40, run, seed=0)
     with torch.no_grad():
         assert net(x, inside)[0][:, 0].mean() < before
-    for key, value in net.generator.state_dict().items():
+    for key, value in net.decoder.state_dict().items():
         assert torch.equal(value, generator[key]), "stage two trains no generator"
 
 

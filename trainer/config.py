@@ -129,12 +129,9 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IgdConfig:
-    """Interpolated Gaussian descriptor, eq. 5 and 6; defaults are the released code's."""
+class ReconstructionConfig:
+    """What detectors that reconstruct have in common; defaults are IGD's released code's."""
 
-    steps: int = 0
-    """Optimiser steps; 0: `epochs` decide."""
-    epochs: int = 256
     batch_size: int = 16
     """Images a step (the global model) or patches a step (the local one)."""
     learning_rate: float = 1e-4
@@ -144,6 +141,15 @@ class IgdConfig:
     decoder_norm: Norm = "affine"
     train_backbone: bool = False
     """Fine-tune the backbone too. The paper's text says so, the released code freezes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IgdConfig(ReconstructionConfig):
+    """Interpolated Gaussian descriptor, eq. 5 and 6; defaults are the released code's."""
+
+    steps: int = 0
+    """Optimiser steps; 0: `epochs` decide."""
+    epochs: int = 256
     rho: float = 0.15
     gaussian_weight: float = 1.0
     interpolation_weight: float = 0.1
@@ -154,25 +160,22 @@ class IgdConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoencoderConfig:
+class AutoencoderConfig(ReconstructionConfig):
     """The MS-SSIM auto-encoder and the denoising one: a reconstruction loss and nothing else."""
 
     steps: int = 0
     """Optimiser steps; 0: `epochs` decide."""
     epochs: int = 256
-    batch_size: int = 16
-    learning_rate: float = 1e-4
-    latent_dim: int = 128
-    width: float = 1.0
-    decoder_norm: Norm = "affine"
-    train_backbone: bool = False
     noise_std: float = 0.2
     """Of the noise that the denoising auto-encoder takes away, in units of a normalised pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FanoganConfig:
-    """f-AnoGAN, eq. 7; defaults are those of Schlegl et al. 2019 where the paper is silent."""
+class FanoganConfig(ReconstructionConfig):
+    """f-AnoGAN, eq. 7; defaults are those of Schlegl et al. 2019 where the paper is silent.
+
+    `learning_rate` is that of generator and critic.
+    """
 
     gan_steps: int = 0
     """Generator steps of the first stage, WGAN-GP; 0: `gan_epochs` decide."""
@@ -180,19 +183,13 @@ class FanoganConfig:
     encoder_steps: int = 0
     """Steps of the second stage, the encoder; 0: `encoder_epochs` decide."""
     encoder_epochs: int = 256
-    batch_size: int = 16
-    learning_rate: float = 1e-4
-    """Of generator and critic."""
     encoder_learning_rate: float = 5e-5
     critic_steps: int = 5
     """Critic steps to one of the generator."""
     gradient_penalty: float = 10.0
     kappa: float = 1.0
     """Weight of the critic's features in the encoder's loss."""
-    latent_dim: int = 128
-    width: float = 1.0
-    decoder_norm: Norm = "batch"
-    train_backbone: bool = False
+    decoder_norm: Norm = "batch"  # as the original
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.backbone import Normalise
-from trainer.detectors.base import Detector
+from trainer.detectors.base import Reconstructing
 from trainer.detectors.networks import PATCH_PX
 from trainer.runs import Run
 from trainer.sampling import Pool
@@ -20,11 +20,10 @@ _SHOWN = 8
 
 
 @torch.no_grad()
-def draw_reconstructions(detector: Detector, pool: Pool, path: Path) -> None:
+def draw_reconstructions(detector: Reconstructing, pool: Pool, path: Path) -> None:
     """Normal frames above what the detector makes of them, above the first term of its map.
 
-    A detector of patches is shown on the frame's patches, laid side by side. Nothing is written
-    for a detector that does not reconstruct.
+    A detector of patches is shown on the frame's patches, laid side by side.
 
     Args:
         detector: in eval mode.
@@ -42,8 +41,6 @@ def draw_reconstructions(detector: Detector, pool: Pool, path: Path) -> None:
     normalise = Normalise().to(device)
     x, valid = normalise(x.to(device)), valid.to(device)
     x_hat = detector.reconstruct(x)
-    if x_hat is None:
-        return
     residual = detector(x, valid)[1][:, :1]
     scale = residual.flatten().quantile(0.995).clamp(min=1e-6) if residual.numel() < 2**24 else 1.0
     rows = [normalise.undo(x), normalise.undo(x_hat), (residual / scale).expand(-1, 3, -1, -1)]

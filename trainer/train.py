@@ -34,7 +34,7 @@ from trainer.config import (
 )
 from trainer.data import Views, content_hash, find_data, load_views
 from trainer.detectors.autoencoder import Autoencoder, train_autoencoder
-from trainer.detectors.base import Detector, Draw
+from trainer.detectors.base import Detector, Draw, Reconstructing
 from trainer.detectors.fanogan import Fanogan, train_encoder, train_gan
 from trainer.detectors.igd import Igd, train_igd
 from trainer.detectors.networks import PATCH_PX
@@ -172,7 +172,7 @@ def train(
             )
             for each in networks:
                 _train_networks(config, each, frames, more, run)
-                if compute.leads:
+                if compute.leads and isinstance(each.detector, Reconstructing):
                     picture = f"reconstructions_{each.scale.name}.png"
                     draw_reconstructions(each.detector, held_out, run.folder / picture)
             if not compute.leads:

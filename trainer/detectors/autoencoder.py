@@ -16,21 +16,19 @@ from trainer.backbone import DATA_RANGE, Backbone, Normalise
 from trainer.compute import Minimiser
 from trainer.config import AutoencoderConfig
 from trainer.detectors.base import (
-    Detector,
     Draw,
-    Encoder,
+    Reconstructing,
     masked_mean,
     residual_error_map,
     squared_error_map,
 )
-from trainer.detectors.networks import Decoder
 from trainer.msssim import ms_ssim, scales_of
 from trainer.runs import Run
 
 Error = Literal["msssim", "squared"]
 
 
-class Autoencoder(Detector):
+class Autoencoder(Reconstructing):
     """x^ = g(f(x)), and how far it is from x."""
 
     terms = ("reconstruction",)
@@ -39,18 +37,8 @@ class Autoencoder(Detector):
     def __init__(
         self, backbone: Backbone, config: AutoencoderConfig, size_px: int, error: Error
     ) -> None:
-        super().__init__()
-        self.size_px = size_px
+        super().__init__(backbone, config, size_px)
         self.error = error
-        self.encoder = Encoder(
-            backbone, backbone.dim, config.latent_dim, trains=config.train_backbone
-        )
-        self.decoder = Decoder(config.latent_dim, size_px, config.width, config.decoder_norm)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """x^ = g(f(x))."""
-        x_hat: Tensor = self.decoder(self.encoder(x))
-        return x_hat
 
     def forward(self, x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         x_hat = self.reconstruct(x)

@@ -6,7 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from trainer.backbone import DATA_RANGE
+from trainer.backbone import DATA_RANGE, Backbone
+from trainer.config import ReconstructionConfig
+from trainer.detectors.networks import Decoder
 from trainer.msssim import Scales, residual_map
 
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
@@ -38,10 +40,6 @@ class Detector(nn.Module, ABC):
             divides it; a map means nothing where the picture is not valid.
         """
 
-    def reconstruct(self, x: Tensor) -> Tensor | None:
-        """x^, float [N, 3, S, S]; None from a detector that does not reconstruct."""
-        return None
-
 
 class Encoder(nn.Module):
     """f: a backbone and the linear layer behind it: float [N, 3, S, S] -> latent z, float [N, D].
@@ -49,11 +47,11 @@ class Encoder(nn.Module):
     The paper's 128 dimensions; the projection of pre-training is thrown away.
     """
 
-    def __init__(self, backbone: nn.Module, dim: int, latent_dim: int, *, trains: bool) -> None:
+    def __init__(self, backbone: Backbone, latent_dim: int, *, trains: bool) -> None:
         """`trains`: whether the backbone's weights are fine-tuned with the layer's."""
         super().__init__()
         self.backbone = backbone
-        self.bottleneck = nn.Linear(dim, latent_dim)
+        self.bottleneck = nn.Linear(backbone.dim, latent_dim)
         self.trains = trains
         backbone.requires_grad_(trains)
 
@@ -67,6 +65,21 @@ class Encoder(nn.Module):
         if not self.trains:
             self.backbone.eval()
         return self
+
+
+class Reconstructing(Detector):
+    """A detector that knows normal pictures by an encoder f and a decoder g."""
+
+    def __init__(self, backbone: Backbone, config: ReconstructionConfig, size_px: int) -> None:
+        super().__init__()
+        self.size_px = size_px
+        self.encoder = Encoder(backbone, config.latent_dim, trains=config.train_backbone)
+        self.decoder = Decoder(config.latent_dim, size_px, config.width, config.decoder_norm)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """x^ = g(f(x)): float [N, 3, S, S], ImageNet-normalised, to the same."""
+        x_hat: Tensor = self.decoder(self.encoder(x))
+        return x_hat
 
 
 def masked_mean(values: Tensor, inside: Tensor) -> Tensor:

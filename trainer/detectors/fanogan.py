@@ -15,36 +15,23 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainer.backbone import Backbone, Normalise
+from trainer.backbone import Normalise
 from trainer.compute import Minimiser
 from trainer.config import FanoganConfig
-from trainer.detectors.base import Detector, Draw, Encoder, masked_mean, squared_error_map
-from trainer.detectors.networks import Critic, Decoder
+from trainer.detectors.base import Draw, Reconstructing, masked_mean, squared_error_map
+from trainer.detectors.networks import Critic
 from trainer.runs import Run
 
 
-class Fanogan(Detector):
+class Fanogan(Reconstructing):
     """The two terms of eq. 7; kappa is the weight that the program gives the second."""
 
     terms = ("reconstruction", "feature")
     map_terms = ("reconstruction",)
 
-    def __init__(self, backbone: Backbone, config: FanoganConfig, size_px: int) -> None:
-        super().__init__()
-        self.size_px = size_px
-        self.encoder = Encoder(
-            backbone, backbone.dim, config.latent_dim, trains=config.train_backbone
-        )
-        self.generator = Decoder(config.latent_dim, size_px, config.width, config.decoder_norm)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """x^ = g(f(x))."""
-        x_hat: Tensor = self.generator(self.encoder(x))
-        return x_hat
-
     def forward(self, x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         z = self.encoder(x)
-        x_hat = self.generator(z)
+        x_hat = self.decoder(z)
         residual = squared_error_map(x, x_hat, inside)
         # what is not valid is the same on both sides, so it tells nothing
         seen_again = self.encoder(x_hat * inside + x * (1 - inside))
@@ -82,7 +69,7 @@ def gradient_penalty(
 def train_gan(
     name: str, net: Fanogan, draw: Draw, config: FanoganConfig, steps: int, run: Run, *, seed: int
 ) -> Critic:
-    """Stage one: `net.generator` and a critic, on what `draw` gives.
+    """Stage one: the generator, `net.decoder`, and a critic, on what `draw` gives.
 
         critic     mean(D(g(z))) - mean(D(x)) + gradient_penalty * penalty
         generator  -mean(D(g(z))),   z ~ N(0, I)
@@ -101,16 +88,16 @@ def train_gan(
         Minimiser(
             torch.optim.Adam(module.parameters(), config.learning_rate, betas=(0.0, 0.9)), compute
         )
-        for module in (net.generator, critic)
+        for module in (net.decoder, critic)
     )
     stage = run.stage(
         name,
         steps,
-        {"generator": net.generator, "critic": critic},
+        {"generator": net.decoder, "critic": critic},
         {"descent": descent, "critic": critic_descent},
     )
-    generate = compute.compiled(net.generator)
-    net.generator.train()
+    generate = compute.compiled(net.decoder)
+    net.decoder.train()
     critic.train()
     count = compute.share(config.batch_size)
     for _, generator in stage.steps(seed):
@@ -135,7 +122,7 @@ def train_gan(
             fooled = critic(fake * inside + x * (1 - inside)).float().mean()
         descent.minimise(-fooled)
         stage.report({"wasserstein": distance, "penalty": penalty, "generator": -fooled})
-    net.generator.eval()
+    net.decoder.eval()
     return critic.eval()
 
 
@@ -158,12 +145,12 @@ def train_encoder(
     """
     compute = run.compute
     normalise = compute.place(Normalise())
-    net.generator.requires_grad_(False)
+    net.decoder.requires_grad_(False)
     critic.requires_grad_(False)
     trainable = [p for p in net.encoder.parameters() if p.requires_grad]
     descent = Minimiser(torch.optim.RMSprop(trainable, config.encoder_learning_rate), compute)
     stage = run.stage(name, steps, {"encoder": net.encoder}, {"descent": descent})
-    encode, generate = compute.compiled(net.encoder), compute.compiled(net.generator)
+    encode, generate = compute.compiled(net.encoder), compute.compiled(net.decoder)
     net.encoder.train()
     for _, generator in stage.steps(seed):
         pixels, inside = draw(compute.share(config.batch_size), generator)

@@ -14,14 +14,14 @@ from trainer import losses
 from trainer.backbone import DATA_RANGE, Backbone, Normalise
 from trainer.compute import Minimiser
 from trainer.config import IgdConfig
-from trainer.detectors.base import Detector, Draw, Encoder, masked_mean, residual_error_map
-from trainer.detectors.networks import Critic, Decoder
+from trainer.detectors.base import Draw, Reconstructing, masked_mean, residual_error_map
+from trainer.detectors.networks import Critic
 from trainer.modes import evaluating
 from trainer.msssim import Scales, ms_ssim, scales_of
 from trainer.runs import Run
 
 
-class Igd(Detector):
+class Igd(Reconstructing):
     """The terms of eq. 5: mean reconstruction residual over the valid pixels, and d^2 / sigma of
     the latent, which ranks as 1 - h does and does not saturate."""
 
@@ -32,13 +32,8 @@ class Igd(Detector):
     spread: Tensor
 
     def __init__(self, backbone: Backbone, config: IgdConfig, size_px: int) -> None:
-        super().__init__()
-        self.size_px = size_px
+        super().__init__(backbone, config, size_px)
         self.rho = config.rho
-        self.encoder = Encoder(
-            backbone, backbone.dim, config.latent_dim, trains=config.train_backbone
-        )
-        self.decoder = Decoder(config.latent_dim, size_px, config.width, config.decoder_norm)
         self.register_buffer("centre", torch.zeros(config.latent_dim))
         self.register_buffer("spread", torch.ones(()))
 
@@ -46,11 +41,6 @@ class Igd(Detector):
     def scales(self) -> Scales:
         """The MS-SSIM scales that belong to this size."""
         return scales_of(self.size_px)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """x^ = g(f(x))."""
-        x_hat: Tensor = self.decoder(self.encoder(x))
-        return x_hat
 
     def gaussian(self, z: Tensor) -> Tensor:
         """d^2 / sigma, float [N]: 1 - h = 1 - exp(-d^2 / sigma) in an order without ties."""
