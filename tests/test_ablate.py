@@ -10,6 +10,7 @@ import pytest
 from ccdstream.errors import ConfigError, OutputError
 from trainer.ablate import BATCH_SIZES, CCD_IGD, TABLES, failed, markdown, run_grid, variants
 from trainer.config import TrainConfig, load_config, with_settings
+from trainer.train import pretrain_steps
 
 SMOKE = load_config("smoke")
 
@@ -52,7 +53,7 @@ class FakeMeasure:
 def grid(
     folder: Path, measure: FakeMeasure, *tables: str, base: TrainConfig = SMOKE
 ) -> dict[str, Any]:
-    return run_grid(folder, base, measure, tables=tables, say=lambda _: None)
+    return run_grid(folder, base, measure, data_sha256="d", tables=tables, say=lambda _: None)
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "paper"])
@@ -82,6 +83,16 @@ def test_another_batch_size_sees_as_many_images(size: int) -> None:
             getattr(c, scale).batch_size * getattr(c, scale).steps for c in (config, base)
         )
         assert seen == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+def test_plain_contrast_takes_as_many_steps_as_with_strong_classes(preset: str) -> None:
+    base = load_config(preset)
+    simclr = with_settings(base, variants(base)["simclr-igd"].settings)
+    for scale in ("global_pretrain", "local_pretrain"):
+        assert pretrain_steps(getattr(simclr, scale), 1600) == pretrain_steps(
+            getattr(base, scale), 1600
+        )
 
 
 def test_a_variant_that_several_tables_name_is_trained_once(tmp_path: Path) -> None:
@@ -143,6 +154,10 @@ def test_a_grid_of_another_configuration_is_not_mixed_in(tmp_path: Path) -> None
     grid(tmp_path, FakeMeasure(), "table2")
     with pytest.raises(OutputError, match="holds a grid of another configuration"):
         grid(tmp_path, FakeMeasure(), "table2", base=load_config("smoke", None, ["seed=1"]))
+    other = ["program.local_top_fraction=0"]  # no checkpoint depends on it, every figure does
+    with pytest.raises(OutputError, match="holds a grid of another configuration"):
+        grid(tmp_path, FakeMeasure(), "table2", base=load_config("smoke", None, other))
+    grid(tmp_path, FakeMeasure(), "table2", base=load_config("smoke", None, ["compute.device=cpu"]))
 
 
 def test_an_unknown_table_lists_the_known_ones(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_an_autoencoder_learns_to_reconstruct_and_a_frozen_backbone_stays(
         untrained = net.eval()(x, inside)[0].mean()
     train_autoencoder("ae", net, draw, AE, 40, a_run(tmp_path), seed=0)
     with torch.no_grad():
-        assert net(x, inside)[0].mean() < 0.9 * untrained
+        assert net(x, inside)[0].mean() < 0.97 * untrained
     for key, value in net.encoder.backbone.state_dict().items():
         assert torch.equal(value, before[key]), key
 

@@ -1,7 +1,6 @@
 """CCD pre-training: one true run of its loop, small enough to see the losses fall."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def run_once(folder: Path, config: PretrainConfig) -> tuple[TinyNet, list[dict[s
         "p",
         net,
         Patches(images, 32).draw,
-        partial(images.neighbour_pairs, patch_px=config.position_patch_px),
+        Patches(images, config.position_patch_px).draw_pairs,
         config,
         config.steps,
         run,
@@ -85,7 +84,7 @@ def test_all_classes_of_an_image_are_in_one_batch_where_csi_is_asked_for() -> No
         asked.append(count)
         return torch.rand(count, 3, 8, 8, generator=generator), torch.ones(count, 1, 8, 8)
 
-    batches = Batches(items, pool().neighbour_pairs, config, 8, Compute())  # type: ignore[arg-type]
+    batches = Batches(items, Patches(pool(), 32).draw_pairs, config, 8, Compute())
     x, strong = batches._strongly_augmented(torch.Generator().manual_seed(0))
     assert asked == [2]
     assert strong.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -152,7 +151,7 @@ def test_a_backbone_that_was_frozen_learns_and_is_frozen_again(tmp_path: Path) -
         "p",
         net,
         Patches(images, 32).draw,
-        partial(images.neighbour_pairs, patch_px=32),
+        Patches(images, 32).draw_pairs,
         CONFIG,
         1,
         Run(tmp_path, {}, resume=False, say=lambda _: None, checkpoint_every_s=60),

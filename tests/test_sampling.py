@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from ccdstream.errors import DataError
 from trainer.augment import NEIGHBOURS
-from trainer.sampling import MIN_VALID, Patches, Pool, shrink
+from trainer.sampling import MIN_VALID, Patches, Places, Pool, Squares, shrink
 
 
 def pool() -> Pool:
@@ -61,8 +62,49 @@ def test_a_frame_with_one_valid_place_gives_that_place_and_one_with_none_gives_n
 
 
 def test_frames_without_any_valid_patch_are_refused() -> None:
-    with pytest.raises(ValueError, match="no frame has a 16 px patch"):
-        Patches(Pool(pool().images, torch.zeros(2, 64, 64, dtype=torch.bool)), 16)
+    empty = Pool(pool().images, torch.zeros(2, 64, 64, dtype=torch.bool))
+    with pytest.raises(DataError, match="none of 2 frames has a 16 px square of which 50% is"):
+        Patches(empty, 16)
+
+
+def test_every_place_of_a_square_and_no_other_is_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    valid = torch.rand(3, 20, 20, generator=generator) > 0.3
+    valid[2] = False
+    places = Places(Pool(torch.zeros(3, 3, 20, 20, dtype=torch.uint8), valid), [8, 4], 0.8)
+    for frame in range(3):
+        side = 0
+        for wanted in (8, 4):
+            fits = [
+                (top, left)
+                for top in range(20 - wanted + 1)
+                for left in range(20 - wanted + 1)
+                if valid[frame, top : top + wanted, left : left + wanted].float().mean() >= 0.8
+            ]
+            if fits:
+                side = wanted
+                break
+        assert places.side[frame] == side
+        assert list(map(tuple, places.usable[frame].nonzero().tolist())) == (fits if side else [])
+    assert places.frames.tolist() == [0, 1]
+
+
+def test_a_square_is_the_largest_valid_part_of_its_frame() -> None:
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    images[0, :, :40, 24:] = 200
+    valid = torch.zeros(1, 64, 64, dtype=torch.bool)
+    valid[0, :40, 24:] = True
+    x, inside = Squares(Pool(images, valid), 32, 1.0).draw(4, torch.Generator().manual_seed(0))
+    assert x.shape == (4, 3, 32, 32)
+    torch.testing.assert_close(x, torch.full_like(x, 200 / 255))
+    assert inside.all()
+
+
+def test_the_mask_of_a_square_does_not_tell_its_strong_class() -> None:
+    """Whole frames do: their mask moves with the halves."""
+    frames = pool()
+    squares, _ = Squares(frames, 32, 0.95).draw(16, torch.Generator().manual_seed(0))
+    assert (squares[:, 1] > 30 / 255).all()  # green tells the column: 32 is the first valid one
 
 
 def test_a_shrunk_pool_is_its_frames_averaged() -> None:
@@ -73,13 +115,32 @@ def test_a_shrunk_pool_is_its_frames_averaged() -> None:
     assert pool().shrunk(64).images.shape == (2, 3, 64, 64)
 
 
-def test_pairs_of_neighbours_come_from_one_frame_and_differ_by_their_direction() -> None:
-    first, second, direction = pool().neighbour_pairs(
-        64, torch.Generator().manual_seed(0), patch_px=16
-    )
-    assert torch.equal(first[:, 0, 0, 0], second[:, 0, 0, 0])  # red tells the frame
-    step = second[:, 1, 0, 0] - first[:, 1, 0, 0]  # green the column
-    east = torch.tensor([dx for _, dx in NEIGHBOURS])[direction]
-    assert (step[east == 0] == 0).all()
-    assert (step[east > 0] >= 0).all()
-    assert (step[east < 0] <= 0).all()
+def test_pairs_of_neighbours_lie_in_their_direction_and_are_valid() -> None:
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    images[:, 0] = torch.arange(64, dtype=torch.uint8)[:, None]  # red tells the row
+    images[:, 1] = torch.arange(64, dtype=torch.uint8)  # green the column
+    images[1, 2] = 255  # blue the frame
+    valid = torch.ones(2, 64, 64, dtype=torch.bool)
+    valid[:, 60:] = False
+    patches = Patches(Pool(images, valid), 16, 1.0)
+    first, second, direction = patches.draw_pairs(400, torch.Generator().manual_seed(0))
+    assert torch.equal(first[:, 2], second[:, 2])
+    step = ((second - first)[:, :2, 0, 0] * 255).round().long()
+    expected = torch.tensor(NEIGHBOURS)[direction]
+    assert torch.equal(step.sign(), expected)
+    assert set(step.abs().unique().tolist()) <= {0, 12, 13, 14, 15}
+    for patch in (first, second):
+        assert (patch[:, 0] * 255).round().max() < 60
+    shares = direction.bincount(minlength=8) / 400
+    assert shares.min() > 0.06
+
+
+def test_a_pair_for_which_there_is_no_place_is_another_one_again() -> None:
+    """Frames as wide as two neighbours side by side and no higher than one."""
+    images = torch.zeros(1, 3, 16, 64, dtype=torch.uint8)
+    images[0, 1] = torch.arange(64, dtype=torch.uint8)
+    patches = Patches(Pool(images, torch.ones(1, 16, 64, dtype=torch.bool)), 16)
+    first, second, direction = patches.draw_pairs(64, torch.Generator().manual_seed(0))
+    assert set(direction.tolist()) == {3, 4}  # west and east alone have a place
+    east = (second - first)[:, 1, 0, 0] > 0
+    assert torch.equal(east, direction == 4)

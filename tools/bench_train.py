@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ from trainer.detectors.igd import Igd, train_igd
 from trainer.detectors.networks import PATCH_PX, Critic
 from trainer.pretrain import Batches, pretrain
 from trainer.runs import Run
-from trainer.sampling import Patches, Pool
+from trainer.sampling import MIN_VALID, Patches, Pool, Squares
 from trainer.train import Networks, checkpoint_config, scales, untrained
 
 PAPER_PASSES = 25_600_000
@@ -136,11 +135,12 @@ def time_pretraining(
     """The pre-training of a scale; `side`: of the pictures that `frames` are averaged down to."""
     scale, seen = networks.scale, frames.shrunk(side)
     config = scale.pretrain
-    items = seen.frames if scale.name == "global" else Patches(seen, PATCH_PX).draw
-    pairs = partial(
-        (frames if scale.name == "global" else seen).neighbour_pairs,
-        patch_px=config.position_patch_px,
-    )
+    share = config.min_valid or MIN_VALID
+    if scale.name == "global":
+        items = Squares(frames, scale.size_px, share).draw
+    else:
+        items = Patches(seen, PATCH_PX, share).draw
+    pairs = Patches(seen, config.position_patch_px, share).draw_pairs
     backbone = compute.place(networks.backbone).train().requires_grad_(True)
     net = compute.compiled(backbone)
     batches = Batches(items, pairs, config, scale.size_px, compute)

@@ -29,10 +29,12 @@ from ccdstream.bundle import load_bundle
 from ccdstream.engine.base import Device
 from ccdstream.engine.select import open_engine
 from ccdstream.errors import ConfigError, EngineError, OutputError
+from trainer.augment import STRONG
 from trainer.config import TrainConfig, with_settings
+from trainer.data import content_hash, find_data
 from trainer.evaluate import evaluate
 from trainer.runs import Progress, Say, say_on_stderr, say_progress
-from trainer.train import Scale, checkpoint_config, scales, train
+from trainer.train import Scale, scales, train
 
 FORMAT = "ccdstream-ablation"
 FORMAT_VERSION = 1
@@ -154,6 +156,7 @@ TABLES = (
             Row("negatives of the same strong class (eq. 2 literally)", "negatives-same"),
             Row("all strong classes of an image in a batch (CSI)", "negatives-all"),
             Row("frozen heads (released code)", "heads-frozen"),
+            Row("whole frames with what is masked in them", "masks-shown"),
             Row("position in the global model too (paper)", "position-global"),
             Row("global model alone", "global-alone"),
             Row("patch model alone", "local-alone"),
@@ -176,7 +179,15 @@ def variants(base: TrainConfig) -> dict[str, Variant]:
     }
     listed = [
         Variant(CCD_IGD),
-        Variant("simclr-igd", (*both("pretrain.strong=none"), *without["cla"], *without["pos"])),
+        Variant(
+            "simclr-igd",
+            (
+                *both("pretrain.strong=none"),
+                *without["cla"],
+                *without["pos"],
+                *_epochs_of_one_class(base),
+            ),
+        ),
         Variant("con-igd", (*without["cla"], *without["pos"])),
         Variant("con-cla-igd", without["pos"]),
         *(Variant(f"batch-{size}", _batch(base, size)) for size in BATCH_SIZES),
@@ -201,6 +212,7 @@ def variants(base: TrainConfig) -> dict[str, Variant]:
         Variant("negatives-same", both("pretrain.negatives=same_strong")),
         Variant("negatives-all", both("pretrain.negatives=all_strong", "pretrain.symmetric=true")),
         Variant("heads-frozen", both("pretrain.heads=frozen")),
+        Variant("masks-shown", both("pretrain.min_valid=0")),
         Variant("position-global", ("global_pretrain.position_weight=1",)),
         Variant("global-alone", ("scales=global",)),
         Variant("local-alone", ("scales=local",)),
@@ -211,6 +223,15 @@ def variants(base: TrainConfig) -> dict[str, Variant]:
 def both(*settings: str) -> tuple[str, ...]:
     """Settings of one scale, for both."""
     return tuple(f"{scale}_{setting}" for scale in ("global", "local") for setting in settings)
+
+
+def _epochs_of_one_class(base: TrainConfig) -> tuple[str, ...]:
+    """Epochs that make as many steps without strong classes as the base's make with them."""
+    return tuple(
+        f"{scale}_pretrain.epochs={pretrain.epochs * STRONG[pretrain.strong].classes}"
+        for scale, pretrain in (("global", base.global_pretrain), ("local", base.local_pretrain))
+        if not pretrain.steps
+    )
 
 
 def _batch(base: TrainConfig, size: int) -> tuple[str, ...]:
@@ -288,11 +309,20 @@ def ablate(
         engine = open_engine(bundle, device=device)
         return evaluate(data, bundle, engine, folder, only=wanted, overwrite=True)
 
-    return run_grid(output, base, measure, tables=tables, say=say)
+    found = find_data(data)
+    return run_grid(
+        output, base, measure, data_sha256=content_hash(found.items), tables=tables, say=say
+    )
 
 
 def run_grid(
-    output: Path, base: TrainConfig, measure: Measure, *, tables: Sequence[str], say: Say
+    output: Path,
+    base: TrainConfig,
+    measure: Measure,
+    *,
+    data_sha256: str,
+    tables: Sequence[str],
+    say: Say,
 ) -> dict[str, Any]:
     """Measure every variant that the tables name; the tables are written anew after each.
 
@@ -308,7 +338,7 @@ def run_grid(
     chosen = _chosen(tables)
     grid = variants(base)
     names = dict.fromkeys(row.variant for table in chosen for row in table.rows if row.variant)
-    _claim(output, base)
+    _claim(output, base, data_sha256)
     document: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -356,9 +386,12 @@ def _chosen(names: Sequence[str]) -> list[Table]:
     return [table for table in TABLES if not names or table.name in names]
 
 
-def _claim(output: Path, base: TrainConfig) -> None:
+def _claim(output: Path, base: TrainConfig, data_sha256: str) -> None:
     """Make the folder, or see that it is of the same grid."""
-    text = json.dumps(checkpoint_config(base), indent=2, sort_keys=True)
+    asked = base.as_dict() | {"data": data_sha256}
+    for key in ("compute", "checkpoint_every_s"):  # these change no figure
+        del asked[key]
+    text = json.dumps(asked, indent=2, sort_keys=True)
     file = output / "config.json"
     try:
         if not file.exists():
@@ -366,8 +399,8 @@ def _claim(output: Path, base: TrainConfig) -> None:
             file.write_text(text, encoding="utf-8")
         elif file.read_text(encoding="utf-8") != text:
             raise OutputError(
-                f"{output} holds a grid of another configuration. Name another folder, or remove "
-                "it."
+                f"{output} holds a grid of another configuration or other data. Name another "
+                "folder, or remove it."
             )
     except OSError as error:
         raise OutputError(f"cannot write {output}: {error.strerror}.") from error

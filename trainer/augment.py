@@ -1,10 +1,10 @@
 """Augmentations of batches of images: float [N, 3, H, W] in [0, 1] in, the same out.
 
 Strong families (`STRONG`) make the classes of the augmentation classification; `WeakAugment` makes
-the views of the contrastive loss; patches are cut by `random_patches`, `neighbour_pairs` (position
-loss) and `grid_patches` (inference). All work on whole batches, on the images' device, with
-parameters drawn for each image. Masks (bool [N, 1, H, W], true where a pixel counts) go the way of
-their images.
+the views of the contrastive loss; patches are cut by `cut_patches` (training, at places that
+`trainer.sampling` draws) and `grid_patches` (inference). All work on whole batches, on the images'
+device, with parameters drawn for each image. Masks (bool [N, 1, H, W], true where a pixel counts)
+go the way of their images.
 
 Randomness comes from the generator that is passed and from nowhere else. It may live on the CPU
 while the images do not: the few numbers per image are then copied over.
@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
 import torch
@@ -41,6 +42,10 @@ CROP_ATTEMPTS = 10
 
 # Rows are Y, I, Q (NTSC 1953): a turn of the I-Q plane changes the hue and keeps the brightness.
 _RGB_TO_YIQ = (LUMA, (0.59590059, -0.27455667, -0.32134392), (0.21153661, -0.52273617, 0.31119955))
+
+_YIQ_TO_RGB = tuple(
+    map(tuple, torch.linalg.inv(torch.tensor(_RGB_TO_YIQ, dtype=torch.float64)).tolist())
+)
 
 JIGSAW_ORDERS = tuple(itertools.permutations(range(4)))
 """For each of the 24 classes, which tile (row-major) comes to each place; class 0 leaves all."""
@@ -81,7 +86,7 @@ def jigsaw24(x: Tensor, k: Tensor) -> Tensor:
         ValueError: an odd height or width, or k is not [N].
     """
     _check_classes(x, k)
-    return _move_tiles(x, torch.tensor(JIGSAW_ORDERS, device=x.device)[k])
+    return _move_tiles(x, _constant(JIGSAW_ORDERS, x.device, torch.int64)[k])
 
 
 def rotate90(x: Tensor, k: Tensor) -> Tensor:
@@ -265,7 +270,7 @@ class WeakAugment:
         if self.cutout_p > 0:
             has_hole = _uniform(x, generator, n) < self.cutout_p
             hole = self._draw_holes(x, generator) & has_hole[:, None, None, None]
-            x = torch.where(hole, torch.tensor(IMAGENET_MEAN, device=x.device).view(3, 1, 1), x)
+            x = torch.where(hole, _constant((IMAGENET_MEAN,), x.device, x.dtype).view(3, 1, 1), x)
         return x, valid
 
     def _draw_holes(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -397,10 +402,9 @@ def adjust_colour(
         float [N, 3, H, W], clipped to [0, 1].
     """
     n, _, height, width = x.shape
-    luma = torch.tensor(LUMA, device=x.device, dtype=x.dtype)
-    to_yiq = torch.tensor(_RGB_TO_YIQ, dtype=torch.float64)
-    to_rgb = torch.linalg.inv(to_yiq).to(x)
-    to_yiq = to_yiq.to(x)
+    luma = _constant((LUMA,), x.device, x.dtype)[0]
+    to_yiq = _constant(_RGB_TO_YIQ, x.device, x.dtype)
+    to_rgb = _constant(_YIQ_TO_RGB, x.device, x.dtype)
     if valid is None:
         mean_rgb = x.mean(dim=(2, 3))
     else:
@@ -448,77 +452,33 @@ def gaussian_blur(x: Tensor, sigma_px: Tensor, *, radius_px: int) -> Tensor:
 # --- patches -------------------------------------------------------------------------------------
 
 
-def random_patches(
-    images: Tensor, valid: Tensor | None, patch_px: int, count: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor | None]:
-    """Cut patches at uniformly drawn places; patch i comes from image i mod N.
+def neighbour_steps(count: int, patch_px: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """How far, and in which of eight directions, second patches lie from first ones.
 
-    Args:
-        images: float [N, C, H, W].
-        valid: bool [N, 1, H, W].
-        patch_px: side of a patch.
-        count: number of patches in all.
-
-    Returns:
-        float [count, C, p, p], bool [count, 1, p, p] (None for None).
-
-    Raises:
-        ValueError: images smaller than a patch.
-    """
-    top, left = _patch_places(images, patch_px, count, generator)
-    image = torch.arange(count, device=images.device) % len(images)
-    patches = cut_patches(images, image, top, left, patch_px)
-    if valid is None:
-        return patches, None
-    return patches, cut_patches(valid, image, top, left, patch_px)
-
-
-def neighbour_pairs(
-    images: Tensor,
-    patch_px: int = 32,
-    *,
-    pairs: int,
-    generator: torch.Generator,
-    image: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs of patches, the second in one of eight directions from the first.
-
-    The first lies anywhere in the image, the direction is uniform, and the step along each axis is
+    The direction is uniform, and the step along each axis is
 
         d * (3p/4 + U{0 .. p/4 - 1}),   d in {-1, 0, 1}
 
-    so that neighbours overlap by 1 to 8 px (p = 32). A second patch that would leave the image is
-    moved back inside, whatever that does to its direction (at 256 px it is lost in under 1 % of
-    pairs). Tian et al. 2021, eq. 4; sampling as in the authors' code, from Yi & Yoon 2020
-    (Patch SVDD).
+    so that neighbours overlap by 1 to 8 px (p = 32). Tian et al. 2021, eq. 4; sampling as in the
+    authors' code, from Yi & Yoon 2020 (Patch SVDD).
 
     Args:
-        images: any dtype [N, C, H, W].
         patch_px: side p of a patch; a multiple of 4.
-        pairs: number of pairs in all.
-        image: int64 [pairs], which image each comes from; if not given, pair i from image i mod N.
 
     Returns:
-        patch1, patch2: as images, [pairs, C, p, p]; direction: int64 [pairs], index in
-            `NEIGHBOURS`.
+        direction int64 [count], index in `NEIGHBOURS`, and step int64 [count, 2]: rows, columns; on
+        the generator's device.
 
     Raises:
-        ValueError: images smaller than a patch, or a side that is no multiple of 4.
+        ValueError: a side that is no multiple of 4.
     """
     if patch_px < 4 or patch_px % 4:
         raise ValueError(f"patch_px must be a multiple of 4, got {patch_px}")
-    top, left = _patch_places(images, patch_px, pairs, generator)
     device = generator.device
-    direction = torch.randint(len(NEIGHBOURS), (pairs,), generator=generator, device=device)
-    extra = torch.randint(patch_px // 4, (pairs, 2), generator=generator, device=device)
-    direction, extra = direction.to(images.device), extra.to(images.device)
-    step = torch.tensor(NEIGHBOURS, device=images.device)[direction] * (3 * patch_px // 4 + extra)
-    top2 = (top + step[:, 0]).clamp(0, images.shape[2] - patch_px)
-    left2 = (left + step[:, 1]).clamp(0, images.shape[3] - patch_px)
-    if image is None:
-        image = torch.arange(pairs, device=images.device) % len(images)
-    first = cut_patches(images, image, top, left, patch_px)
-    return first, cut_patches(images, image, top2, left2, patch_px), direction
+    direction = torch.randint(len(NEIGHBOURS), (count,), generator=generator, device=device)
+    extra = torch.randint(patch_px // 4, (count, 2), generator=generator, device=device)
+    signs = _constant(NEIGHBOURS, device, torch.int64)[direction]
+    return direction, signs * (3 * patch_px // 4 + extra)
 
 
 def cut_patches(images: Tensor, image: Tensor, top: Tensor, left: Tensor, patch_px: int) -> Tensor:
@@ -559,6 +519,14 @@ def grid_patches(images: Tensor, patch_px: int, stride_px: int) -> Tensor:
 
 
 # --- inner workings ------------------------------------------------------------------------------
+
+
+@cache
+def _constant(
+    values: tuple[tuple[float, ...], ...], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """`values` on the device, copied there once: a copy in every step would wait for the device."""
+    return torch.tensor(values, device=device, dtype=dtype)
 
 
 def _uniform(like: Tensor, generator: torch.Generator, *shape: int) -> Tensor:
@@ -604,15 +572,3 @@ def _check_patch(images: Tensor, patch_px: int) -> None:
             f"images must be [N, C, H, W] with H and W at least {patch_px} px, "
             f"got {list(images.shape)}"
         )
-
-
-def _patch_places(
-    images: Tensor, patch_px: int, count: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Top and left of `count` patches, uniform over all places that fit: each int64 [count]."""
-    _check_patch(images, patch_px)
-    _, _, height, width = images.shape
-    device = generator.device
-    top = torch.randint(height - patch_px + 1, (count,), generator=generator, device=device)
-    left = torch.randint(width - patch_px + 1, (count,), generator=generator, device=device)
-    return top.to(images.device), left.to(images.device)

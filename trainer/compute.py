@@ -7,6 +7,7 @@ batch, and gradients are averaged over the processes before every step, which is
 penalty, nor networks that are called twice before a step, and both happen here.
 """
 
+import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -68,8 +69,25 @@ class Compute:
         return torch.Generator(self.device).manual_seed(seed)
 
     def share(self, batch_size: int) -> int:
-        """This process's part of a batch of `batch_size`."""
+        """This process's part of a batch of `batch_size`.
+
+        Raises:
+            ConfigError: it cannot be shared out evenly.
+        """
+        if batch_size < self.processes or batch_size % self.processes:
+            raise ConfigError(
+                f"a batch of {batch_size} cannot be shared by {self.processes} processes. Set a "
+                "batch_size that they divide."
+            )
         return batch_size // self.processes
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process: all get the same answer."""
+        if self.processes == 1:
+            return flag
+        flags = torch.tensor([int(flag)], device=self.device)
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        return bool(flags.item())
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of every process, in the order of ranks, with gradients: [n, D] -> [P n, D]."""
@@ -117,10 +135,11 @@ class Minimiser:
         """One step down the gradient of `loss`, float32 []."""
         self._optimizer.zero_grad()
         self._scaler.scale(loss).backward()
-        self._scaler.unscale_(self._optimizer)
+        # before the scaler looks for overflow, so that all processes find it and skip the step
         self._compute.average_gradients(
             p for group in self._optimizer.param_groups for p in group["params"]
         )
+        self._scaler.unscale_(self._optimizer)
         self._scaler.step(self._optimizer)
         self._scaler.update()
 
@@ -156,16 +175,29 @@ def open_compute(config: ComputeConfig) -> Iterator[Compute]:
         )
     device = torch.device("cpu")
     if gpu and config.device != "cpu":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        number = int(os.environ.get("LOCAL_RANK", "0"))
+        if number >= torch.cuda.device_count():
+            raise ConfigError(
+                f"torchrun started more processes than the {torch.cuda.device_count()} GPUs here. "
+                "Give --nproc-per-node their number."
+            )
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     half = _PRECISIONS.get(config.precision)
     if config.precision == "auto" and device.type == "cuda":
-        half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        half = (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
     if half is torch.float16 and device.type == "cpu":
         raise ConfigError(
             "compute.precision is fp16, which needs a GPU. Set it to bf16, fp32 or auto."
         )
-    compiles = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+    has_triton = importlib.util.find_spec("triton") is not None  # torch.compile's on a GPU
+    compiles = config.compile == "on" or (
+        config.compile == "auto" and device.type == "cuda" and has_triton
+    )
     if processes == 1:
         yield Compute(device, half, compiles)
         return

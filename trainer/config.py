@@ -123,6 +123,10 @@ class PretrainConfig:
     heads: Literal["trained", "frozen"] = "trained"
     """"frozen": the last layers of classification and position have fixed weights of unit length
     over the classes and learn their bias alone, as in the released code."""
+    min_valid: float = 0.95
+    """Least share of valid pixels in what is contrasted, which is the largest such square of each
+    frame, or a patch: see `trainer.sampling.Squares`. 0: whole frames, and patches of which half is
+    valid."""
     crop_scale_min: float = 0.2
     blur_p: float = 0.0  # the paper lists blur, the released code has none
     cutout_p: float = 0.0  # in the weak set of one released version, not in the paper

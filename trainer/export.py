@@ -18,7 +18,7 @@ from ccdstream.errors import ConfigError
 from trainer.augment import grid_patches
 from trainer.backbone import Normalise, fold_batch_norm
 from trainer.config import ProgramConfig
-from trainer.detectors.base import Detector
+from trainer.detectors.base import Detector, highest_mean
 from trainer.sampling import MIN_VALID, shrink
 
 FRAME_PX, MAP_SIZE = 256, 64
@@ -113,9 +113,10 @@ class Program(nn.Module):
         x = self.normalise(pixels * inside + (128 / 255) * (1 - inside))
         parts, maps = [], []
         if self.whole is not None:
-            scores, pictures = self.whole(*shrink(x, inside, self.whole.size_px))
+            small, small_inside = shrink(x, inside, self.whole.size_px)
+            scores, pictures = self.whole(small, small_inside)
             parts.append(scores)
-            maps.append(_to_map_size(pictures))
+            maps.append(_to_map_size(pictures, small_inside))
         if self.local is not None:
             scores, pictures = self._local_terms(*shrink(x, inside, self._local_size))
             parts.append(scores)
@@ -133,19 +134,13 @@ class Program(nn.Module):
         parts, maps = [], []
         for index, term in enumerate(self.local.terms):
             values = scores[:, index].reshape(-1, g * g)
-            parts.append(self._highest(values, scored))
+            parts.append(highest_mean(values, scored, self._top))
             if term in self.local.map_terms:
                 at = self.local.map_terms.index(term)
                 maps.append(self._laid_back(pictures[:, at : at + 1], patches_inside))
             else:
                 maps.append(self._spread(values * scored, scored))
         return torch.stack(parts, dim=1), torch.cat(maps, dim=1)
-
-    def _highest(self, values: Tensor, scored: Tensor) -> Tensor:
-        """Mean of a frame's highest patch values, float [N, P] -> [N]; patches not scored lose."""
-        lowest = values.detach().amin(dim=1, keepdim=True)
-        kept = values * scored + lowest * (1 - scored)
-        return kept.topk(self._top, dim=1).values.mean(dim=1)
 
     def _laid_back(self, pictures: Tensor, inside: Tensor) -> Tensor:
         """Maps of patches [N g g, 1, p, p] in place, overlaps averaged: [N, 1, 64, 64]."""
@@ -192,11 +187,19 @@ def _weights(kind: str, weights: dict[str, float], terms: list[str]) -> Tensor:
     return torch.tensor([weights.get(term, 0.0) for term in terms])
 
 
-def _to_map_size(pictures: Tensor) -> Tensor:
-    """Maps of whole frames at the map's size: float [N, m, s, s] -> [N, m, 64, 64]."""
-    if pictures.shape[-1] >= MAP_SIZE:
-        return F.avg_pool2d(pictures, pictures.shape[-1] // MAP_SIZE)
-    return F.interpolate(pictures, size=(MAP_SIZE, MAP_SIZE), mode="bilinear", align_corners=False)
+def _to_map_size(pictures: Tensor, inside: Tensor) -> Tensor:
+    """Maps of whole frames at the map's size, the mean of what is valid in a cell.
+
+    float [N, m, s, s], inside float [N, 1, S, S] -> [N, m, 64, 64].
+    """
+    if pictures.shape[-1] < MAP_SIZE:
+        return F.interpolate(
+            pictures, size=(MAP_SIZE, MAP_SIZE), mode="bilinear", align_corners=False
+        )
+    inside = F.avg_pool2d(inside, inside.shape[-1] // pictures.shape[-1])
+    factor = pictures.shape[-1] // MAP_SIZE
+    total, weight = F.avg_pool2d(pictures * inside, factor), F.avg_pool2d(inside, factor)
+    return total / weight.clamp(min=1e-3)
 
 
 def prepare(program: nn.Module) -> None:

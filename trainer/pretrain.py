@@ -225,7 +225,7 @@ def _items_a_step(config: PretrainConfig, classes: int, compute: Compute) -> int
     """This process's share of the items of a step."""
     count = compute.share(config.batch_size)
     whole = classes if config.negatives == "all_strong" else 1
-    if count < 2 or count % whole or count * compute.processes != config.batch_size:
+    if count < 2 or count % whole:
         raise ConfigError(
             f"a batch of {config.batch_size} items cannot be shared by {compute.processes} "
             f"processes in whole groups of {whole}, at least two each. Set another batch_size."

@@ -162,6 +162,19 @@ class Run:
             self._tensorboard.flush()
         self.on_progress(progress)
 
+    def forget(self, stage: str, step: int) -> None:
+        """Drop the lines of `stage` beyond `step`: what was done after its checkpoint is done
+        again."""
+        if not self.compute.leads:
+            return
+        entries = self.metrics()
+        kept = [e for e in entries if e["stage"] != stage or e["step"] <= step]
+        if len(kept) < len(entries):
+            text = "".join(json.dumps(entry) + "\n" for entry in kept)
+            part = self.folder / "metrics.jsonl.part"
+            part.write_text(text, encoding="utf-8")
+            os.replace(part, self.folder / "metrics.jsonl")
+
     def metrics(self) -> list[dict[str, Any]]:
         """Every line of metrics.jsonl."""
         file = self.folder / "metrics.jsonl"
@@ -218,12 +231,8 @@ class Stage:
                 optimizer.load_state_dict(saved["optimizers"][key])
             self._next = saved["step"]
             run.say(f"{name}: goes on at step {self._next} of {steps}")
+        run.forget(name, self._next)
         run.compute.same_start(*modules.values())
-
-    @property
-    def finished(self) -> bool:
-        """Whether every step was done, in this run or an earlier one."""
-        return self._next >= self.count
 
     def steps(self, seed: int) -> Iterator[tuple[int, torch.Generator]]:
         """Yield (step, generator) for the steps left; save at intervals and at the end.
@@ -243,7 +252,7 @@ class Stage:
             if now - logged >= _LOG_EVERY_S or self._next == self.count:
                 self._log((self._next - first) / max(now - started, 1e-9))
                 logged = now
-            if self._run.stopped():
+            if self._run.compute.any(self._run.stopped()):
                 self.save()
                 raise KeyboardInterrupt
             if now - saved >= self._run.checkpoint_every_s:

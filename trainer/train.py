@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +44,7 @@ from trainer.manifest import manifest_of
 from trainer.pictures import draw_reconstructions, plot_losses
 from trainer.pretrain import Items, pretrain
 from trainer.runs import Progress, Run, Say, say_on_stderr, say_progress
-from trainer.sampling import Patches, Pool
+from trainer.sampling import MIN_VALID, Patches, Pool, Squares
 
 _PROFILES = {"hyperkvasir": HYPERKVASIR, "none": NONE}
 WHOLE_FRAME_ONLY = ("patchcore", "padim")
@@ -131,7 +130,10 @@ def train(
         networks = [untrained(config, scale) for scale in scales(config)]
         program = _program(config, networks)  # so that settings that do not fit are said now
         dataset = find_data(
-            data, progress=lambda done, total: say(f"looked through {done} of {total} recordings")
+            data,
+            progress=lambda done, total: (
+                say(f"looked through {done} of {total} recordings") if compute.leads else None
+            ),
         )
         limit = config.max_images or None
         items = {
@@ -262,33 +264,34 @@ def _train_networks(
     Args:
         more: seen by the pre-training of patches alone.
     """
-    scale, device = networks.scale, run.compute.device
-    frames = frames.to(device)
+    scale, share = networks.scale, networks.scale.pretrain.min_valid
+    frames = frames.to(run.compute.device)
+    patch_px = scale.pretrain.position_patch_px
     if scale.name == "global":
         normal = seen = frames.shrunk(scale.size_px)
-        items: Items = seen.frames
+        items: Items = Squares(frames, scale.size_px, share).draw if share else seen.frames
         draw: Draw = normal.frames
-        pairs = frames.neighbour_pairs
         grid, overlapping_grid = 1, 1
     else:
         side = config.local_size_px
         normal = frames.shrunk(side)
-        seen = joined(normal, more.to(device).shrunk(side)) if len(more) else normal
-        items, draw = Patches(seen, PATCH_PX).draw, Patches(normal, PATCH_PX).draw
-        pairs = seen.neighbour_pairs
+        seen = joined(normal, more.to(run.compute.device).shrunk(side)) if len(more) else normal
+        items = Patches(seen, PATCH_PX, max(share, MIN_VALID)).draw
+        draw = Patches(normal, PATCH_PX).draw
         grid, overlapping_grid = (side // PATCH_PX) ** 2, (2 * side // PATCH_PX - 1) ** 2
+    torch.manual_seed(config.seed)  # so that heads and critic depend on nothing that went before
     pretrain(
         f"pretrain_{scale.name}",
         networks.backbone,
         items,
-        partial(pairs, patch_px=scale.pretrain.position_patch_px),
+        Patches(seen, patch_px, max(share, MIN_VALID)).draw_pairs,
         scale.pretrain,
         pretrain_steps(scale.pretrain, grid * len(seen)),
         run,
         size_px=scale.size_px,
         seed=config.seed,
     )
-    torch.manual_seed(config.seed)  # a resumed run draws a critic as an undisturbed one does
+    torch.manual_seed(config.seed)
     _train_detector(config, networks, normal, draw, overlapping_grid * len(normal), run)
 
 
@@ -299,7 +302,7 @@ def pretrain_steps(config: PretrainConfig, items: int) -> int:
     """
     if config.steps:
         return config.steps
-    return config.epochs * (items * STRONG[config.strong].classes // config.batch_size)
+    return config.epochs * max(1, items * STRONG[config.strong].classes // config.batch_size)
 
 
 def _train_detector(

@@ -113,3 +113,13 @@ def residual_error_map(
 def squared_error_map(x: Tensor, x_hat: Tensor, inside: Tensor) -> Tensor:
     """Squared error, mean over the channels, zero where not valid: float [N, 1, H, W]."""
     return (x - x_hat).square().mean(dim=1, keepdim=True) * inside
+
+
+def highest_mean(values: Tensor, scored: Tensor, top: int) -> Tensor:
+    """Mean of the `top` highest scored values, or of all if fewer: [N, P] -> [N]; zero if none.
+
+    Values are not negative.
+    """
+    highest = torch.where(scored > 0, values, -1.0).topk(top, dim=1).values
+    counted = (highest >= 0).float()
+    return (highest * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ccdstream.errors import ConfigError, DataError
 from trainer.backbone import Backbone
-from trainer.detectors.base import Detector
+from trainer.detectors.base import Detector, highest_mean
 from trainer.modes import evaluating
 from trainer.sampling import MIN_VALID
 
@@ -63,7 +63,7 @@ class CellDetector(Detector):
         scored = self.scored(inside)
         distance = self.distance(self.features(x)) * scored
         maps = distance.view(-1, 1, self.grid, self.grid)
-        return _highest(distance, scored, self.top)[:, None], maps
+        return highest_mean(distance, scored, self.top)[:, None], maps
 
     def features(self, x: Tensor) -> Tensor:
         """The joined maps on the grid, coarser ones enlarged, finer ones averaged: [N, P, C]."""
@@ -104,13 +104,3 @@ def learned_from(detector: CellDetector, batches: Batches) -> Iterator[tuple[Ten
         raise DataError(
             "no frame to learn from has a valid part. Check the frames and the profile."
         )
-
-
-def _highest(values: Tensor, scored: Tensor, top: int) -> Tensor:
-    """Mean of the `top` highest scored values, or of all if fewer: [N, P] -> [N]; zero if none.
-
-    Values are not negative.
-    """
-    highest = torch.where(scored > 0, values, -1.0).topk(top, dim=1).values
-    counted = (highest >= 0).float()
-    return (highest * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1.0)

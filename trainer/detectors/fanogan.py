@@ -147,6 +147,7 @@ def train_encoder(
     normalise = compute.place(Normalise())
     net.decoder.requires_grad_(False)
     critic.requires_grad_(False)
+    compute.same_start(net.decoder, critic)  # the batch norms of each process have seen other rows
     trainable = [p for p in net.encoder.parameters() if p.requires_grad]
     descent = Minimiser(torch.optim.RMSprop(trainable, config.encoder_learning_rate), compute)
     stage = run.stage(name, steps, {"encoder": net.encoder}, {"descent": descent})
