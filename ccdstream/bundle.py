@@ -337,7 +337,7 @@ def write_bundle(
         raise ValueError(f"the bundle's {problem}")
 
     try:
-        _refuse_to_replace(path, overwrite)
+        refuse_to_replace(path, overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             fresh = Path(scratch) / "fresh"
@@ -361,7 +361,12 @@ def write_bundle(
     return load_bundle(path)
 
 
-def _refuse_to_replace(path: Path, overwrite: bool) -> None:
+def refuse_to_replace(path: Path, overwrite: bool) -> None:
+    """See that a bundle may be written at `path`.
+
+    Raises:
+        OutputError: something is there, and `overwrite` is not set or it is not a bundle.
+    """
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:

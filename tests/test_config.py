@@ -52,13 +52,28 @@ def test_the_papers_other_sets_have_their_preset(preset: str, strong: str) -> No
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("local_igd.stpes=5", "unknown key local_igd.stpes. Known keys of local_igd: batch_size"),
-        ("sead=5", "unknown key sead. Known keys: alert, checkpoint_every_s"),
+        (
+            "local_igd.stpes=5",
+            "unknown key local_igd.stpes. Did you mean local_igd.steps? Known keys",
+        ),
+        ("sead=5", "unknown key sead. Did you mean seed? Known keys: alert, checkpoint_every_s"),
         ("seed", "has no '='. Write --set KEY=VALUE"),
         ("seed=x", "seed must be int, got 'x'"),
         ("seed=true", "seed must be int, got True"),
-        ("local_igd.steps=-1", "local_igd.steps must not be negative"),
-        ("local_igd=4", "local_igd is a table, got 4"),
+        ("local_igd.steps=-1", "local_igd.steps must be 0 or more, got -1"),
+        ("global_igd.batch_size=0", "global_igd.batch_size must be 1 or more, got 0"),
+        ("program.local_top_fraction=1.5", "local_top_fraction must be from 0 to 1, got 1.5"),
+        ("local_pretrain.temperature=0", "local_pretrain.temperature must be above 0, got 0.0"),
+        ("local_igd.learning_rate=nan", "local_igd.learning_rate must be above 0, got nan"),
+        (
+            "pretrain.strong=rotation",
+            "unknown key pretrain. Did you mean global_pretrain or local_pretrain?",
+        ),
+        ("=3", "names no key"),
+        (
+            "local_igd=4",
+            "local_igd is a table, got 4. Set one of its keys, as local_igd.batch_size",
+        ),
         ("local_pretrain.strong=blur", "must be one of none, permutation, rotation"),
         ("program.score_weights.colour=red", "program.score_weights is a table of numbers"),
         ("local_igd.train_backbone=1", "local_igd.train_backbone must be true or false, got 1"),

@@ -62,7 +62,7 @@ def test_an_existing_run_is_refused_without_resume(tmp_path: Path) -> None:
 
 def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path) -> None:
     open_run(tmp_path, seed=1)
-    with pytest.raises(DataError, match="made with another configuration or other data"):
+    with pytest.raises(DataError, match=r"made with other settings or data: seed was 1, is 2\."):
         open_run(tmp_path, resume=True, seed=2)
 
 
@@ -74,3 +74,29 @@ def test_metrics_hold_the_mean_losses_and_can_be_drawn(tmp_path: Path) -> None:
     assert entries[-1]["step"] == 3
     assert entries[-1]["loss"] > 0
     assert plot_losses(run).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_done_after_the_checkpoint_is_told_once(tmp_path: Path) -> None:
+    def steps() -> list[int]:
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["step"] for line in lines]
+
+    run = open_run(tmp_path)
+    run.checkpoint_every_s = 1e9  # killed before it saved anything
+    train(run, fresh_net(), 9, stop_after=4)
+    assert steps() == [1, 2, 3, 4]
+    train(open_run(tmp_path, resume=True), fresh_net(), 9)
+    assert steps() == list(range(1, 10))
+
+
+def test_equal_runs_log_equal_losses_whatever_the_time(tmp_path: Path) -> None:
+    logged = []
+    for name, stop in (("a", None), ("b", 120)):
+        train(open_run(tmp_path / name), fresh_net(), 500, stop_after=stop)
+        if stop:
+            train(open_run(tmp_path / name, resume=True), fresh_net(), 500)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        entries = [json.loads(line) for line in lines]
+        logged.append([(entry["step"], entry["loss"]) for entry in entries])
+    assert logged[0] == logged[1]
+    assert len(logged[0]) == 250

@@ -68,16 +68,16 @@ class Compute:
         """A source of random numbers on the device, so that drawing copies nothing."""
         return torch.Generator(self.device).manual_seed(seed)
 
-    def share(self, batch_size: int) -> int:
-        """This process's part of a batch of `batch_size`.
+    def share(self, batch_size: int, key: str = "batch_size") -> int:
+        """This process's part of a batch of `batch_size`, the setting `key`.
 
         Raises:
             ConfigError: it cannot be shared out evenly.
         """
         if batch_size < self.processes or batch_size % self.processes:
             raise ConfigError(
-                f"a batch of {batch_size} cannot be shared by {self.processes} processes. Set a "
-                "batch_size that they divide."
+                f"{key} is {batch_size}. Expected a multiple of the {self.processes} processes "
+                "that share it."
             )
         return batch_size // self.processes
 

@@ -4,9 +4,11 @@ A configuration is a preset (`trainer/presets/*.toml`), then a TOML file of the 
 `KEY=VALUE` settings with dotted keys, each on top of the one before. Unknown keys are refused.
 """
 
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -20,6 +22,35 @@ Norm = Literal["affine", "batch"]
 """"affine": a learned per-channel scale and shift, which is what the released code's batch norm,
 kept in eval mode, amounts to; "batch": batch norm in train mode."""
 DetectorName = Literal["igd", "fanogan", "msssim_ae", "dae", "patchcore", "padim"]
+
+
+_AT_LEAST_1 = (1, math.inf)
+_SHARE = (0, 1)
+_ABOVE_0 = (1e-12, math.inf)
+_LIMITS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(
+        (
+            *("bank_size", "batch_size", "candidates", "critic_steps", "dims", "estimate_every"),
+            *("estimate_samples", "latent_dim", "patch_stride_px", "projection_dim"),
+        ),
+        _AT_LEAST_1,
+    ),
+    **dict.fromkeys(
+        (
+            *("blur_p", "cutout_p", "enter", "leave", "local_top_fraction", "min_valid"),
+            *("momentum", "rho", "top_fraction"),
+        ),
+        _SHARE,
+    ),
+    **dict.fromkeys(
+        ("encoder_learning_rate", "learning_rate", "temperature", "time_constant_s", "width"),
+        _ABOVE_0,
+    ),
+    "crop_scale_min": (1e-3, 1),
+    "position_patch_px": (8, 64),
+}
+"""What numbers may be, by the setting's name, which means the same wherever it stands; others are 0
+or more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +207,8 @@ class AutoencoderConfig(ReconstructionConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FanoganConfig(ReconstructionConfig):
-    """f-AnoGAN, eq. 7; defaults are those of Schlegl et al. 2019 where the paper is silent.
+    """f-AnoGAN, eq. 7; rates, critic steps, penalty and kappa are those of Schlegl et al. 2019, the
+    lengths and the batch IGD's.
 
     `learning_rate` is that of generator and critic.
     """
@@ -202,8 +234,8 @@ class ProgramConfig:
 
     patch_stride_px: int = 16
     local_top_fraction: float = 0.05
-    """The local terms are the mean over this share of a frame's highest patches. The paper takes
-    the maximum (0 here), which on video follows single bubbles and highlights."""
+    """The local terms are the mean over this share of a frame's highest patches. The released
+    code takes the maximum (0 here), which on video follows single bubbles and highlights."""
     score_weights: dict[str, float] = field(default_factory=dict)
     """Weight of each term of the score, as `global_gaussian`, after each was standardised on
     calibration frames; empty: all the same. The released constants (0.1/0.9 and 0.9/0.1) are
@@ -231,10 +263,12 @@ class TrainConfig:
     name: str = "ccd"
     preset: str = ""
     seed: int = 0
-    profile: Literal["hyperkvasir", "none"] = "hyperkvasir"
-    """Which part of every still is masked: see `ccdstream.view.Profile`."""
+    profile: Literal["auto", "hyperkvasir", "none"] = "auto"
+    """Which part of every still is masked: see `ccdstream.view.Profile`. "auto": HyperKvasir's
+    inset and text where the data names that set as its source, else borders and glare alone."""
     max_images: int = 0
-    """Use only this many training and calibration images each; 0: all."""
+    """Use only this many images each to train on, to calibrate with and for pre-training alone; 0:
+    all."""
     checkpoint_every_s: float = 60.0
     detector: DetectorName = "igd"
     """What scores on the pre-trained features; "patchcore" and "padim" on whole frames only."""
@@ -294,6 +328,8 @@ def with_settings(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
                 f"--set {setting} has no '='. Write --set KEY=VALUE, e.g. "
                 "--set local_igd.steps=2000."
             )
+        if not all(key.strip().split(".")):
+            raise ConfigError(f"--set {setting} names no key. Write --set KEY=VALUE.")
         change: Any = _parse_value(value)
         for name in reversed(key.strip().split(".")):
             change = {name: change}
@@ -321,8 +357,11 @@ def _merge(config: Any, table: dict[str, Any], source: str, prefix: str) -> Any:
     types = get_type_hints(type(config))
     known = {f.name for f in fields(config)}
     if unknown := sorted(set(table) - known):
+        near = [name for name in sorted(known) if name.endswith(f"_{unknown[0]}")]
+        near = near or get_close_matches(unknown[0], known, n=2)
+        meant = f" Did you mean {' or '.join(prefix + name for name in near)}?" if near else ""
         raise ConfigError(
-            f"{source}: unknown key {prefix}{unknown[0]}. Known keys"
+            f"{source}: unknown key {prefix}{unknown[0]}.{meant} Known keys"
             f"{' of ' + prefix.rstrip('.') if prefix else ''}: {', '.join(sorted(known))}."
         )
     changes = {}
@@ -330,7 +369,11 @@ def _merge(config: Any, table: dict[str, Any], source: str, prefix: str) -> Any:
         before = getattr(config, key)
         if is_dataclass(before):
             if not isinstance(value, dict):
-                raise ConfigError(f"{source}: {prefix}{key} is a table, got {value!r}.")
+                name = next(f.name for f in fields(before))
+                raise ConfigError(
+                    f"{source}: {prefix}{key} is a table, got {value!r}. Set one of its keys, as "
+                    f"{prefix}{key}.{name}."
+                )
             changes[key] = _merge(before, value, source, f"{prefix}{key}.")
         else:
             changes[key] = _checked(value, before, types[key], source, prefix + key)
@@ -359,6 +402,10 @@ def _checked(value: Any, before: Any, kind: Any, source: str, key: str) -> Any:
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{source}: {key} must be {kind.__name__}, got {value!r}.")
-    if isinstance(value, (int, float)) and value < 0:
-        raise ConfigError(f"{source}: {key} must not be negative, got {value!r}.")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        low, high = _LIMITS.get(key.rpartition(".")[2], (0, math.inf))
+        if not (low <= value <= high and math.isfinite(value)):
+            expected = "above 0" if (low, high) == _ABOVE_0 else f"{low:g} or more"
+            expected = expected if math.isinf(high) else f"from {low:g} to {high:g}"
+            raise ConfigError(f"{source}: {key} must be {expected}, got {value!r}.")
     return value

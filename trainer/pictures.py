@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.augment import grid_patches
 from trainer.backbone import Normalise
 from trainer.detectors.base import Reconstructing
 from trainer.detectors.networks import PATCH_PX
@@ -17,6 +18,15 @@ from trainer.sampling import Pool
 
 _SHOWN = 8
 """Frames in a picture of reconstructions."""
+_TILE_PX, _CAPTION_PX = 192, 24
+_BRIGHTEST = 0.995
+"""Quantile of the residual that is drawn white."""
+_FEW_POINTS = 20
+_CAPTIONS = (
+    "normal frames that were not trained on",
+    "their reconstruction",
+    f"residual; white: its {_BRIGHTEST} quantile over these frames",
+)
 
 
 @torch.no_grad()
@@ -33,7 +43,8 @@ def draw_reconstructions(detector: Reconstructing, pool: Pool, path: Path) -> No
     inside = pool.valid[:_SHOWN, None].float()
     patches = detector.size_px <= PATCH_PX
     if patches:
-        x, valid = _tiles(frames, detector.size_px), _tiles(inside, detector.size_px)
+        side = detector.size_px
+        x, valid = (grid_patches(t, side, side).flatten(0, 1) for t in (frames, inside))
     else:
         x = F.interpolate(frames, size=detector.size_px, mode="area")
         valid = (F.interpolate(inside, size=detector.size_px, mode="area") > 0.5).float()
@@ -42,25 +53,25 @@ def draw_reconstructions(detector: Reconstructing, pool: Pool, path: Path) -> No
     x, valid = normalise(x.to(device)), valid.to(device)
     x_hat = detector.reconstruct(x)
     residual = detector(x, valid)[1][:, :1]
-    scale = residual.flatten().quantile(0.995).clamp(min=1e-6) if residual.numel() < 2**24 else 1.0
+    scale = np.quantile(residual.cpu().numpy(), _BRIGHTEST).clip(min=1e-6)
     rows = [normalise.undo(x), normalise.undo(x_hat), (residual / scale).expand(-1, 3, -1, -1)]
     rows = [row.clamp(0, 1).cpu() for row in rows]
     if patches:
         rows = [_laid_out(row, len(frames)) for row in rows]
-    picture = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)  # [3, 3 H, n W]
-    rgb = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))[1].tobytes())
-
-
-def _tiles(x: Tensor, side: int) -> Tensor:
-    """Patches without overlap, [n, C, H, W] -> [n g g, C, side, side]."""
-    c = x.shape[1]
-    tiles = x.unfold(2, side, side).unfold(3, side, side)  # [n, C, g, g, side, side]
-    return tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, c, side, side)
+    captioned = []
+    for row, caption in zip(rows, _CAPTIONS, strict=True):
+        strip = torch.cat(list(row), dim=2).permute(1, 2, 0).numpy()  # [H, n W, 3]
+        rgb = cv2.resize(strip, None, fx=_TILE_PX / row.shape[-1], fy=_TILE_PX / row.shape[-1])
+        title = np.zeros((_CAPTION_PX, rgb.shape[1], 3), np.float32)
+        place = (6, _CAPTION_PX - 7)
+        cv2.putText(title, caption, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (1, 1, 1), 1, cv2.LINE_AA)
+        captioned += [title, rgb]
+    picture = np.round(255 * np.concatenate(captioned)).astype(np.uint8)
+    path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes())
 
 
 def _laid_out(tiles: Tensor, n: int) -> Tensor:
-    """The inverse of `_tiles`."""
+    """Patches of n frames back in place: [n g g, C, side, side] -> [n, C, g side, g side]."""
     side, c = tiles.shape[-1], tiles.shape[1]
     g = round((len(tiles) // n) ** 0.5)
     x = tiles.reshape(n, g, g, c, side, side).permute(0, 3, 1, 4, 2, 5)
@@ -82,7 +93,8 @@ def plot_losses(run: Run) -> Path:
         keys = [k for k in entries[-1] if k not in ("stage", "step", "steps_per_s")]
         for key in keys:
             points = [(e["step"], e[key]) for e in entries if key in e]
-            axes.plot(*zip(*points, strict=True), label=key)
+            marker = "." if len(points) <= _FEW_POINTS else ""  # one point alone makes no line
+            axes.plot(*zip(*points, strict=True), marker=marker, label=key)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("step")
         axes.set_ylabel("loss")

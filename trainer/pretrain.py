@@ -97,7 +97,7 @@ class Batches:
         self._pairs = pairs
         self._config = config
         self._family = STRONG[config.strong]
-        self._count = _items_a_step(config, self._family.classes, compute)
+        self._count = items_a_step("pretrain", config, compute)
         self._weak = WeakAugment(
             size=size_px,
             scale=(config.crop_scale_min, 1.0),
@@ -221,13 +221,24 @@ def cosine(rate: float, progress: float) -> float:
     return rate * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _items_a_step(config: PretrainConfig, classes: int, compute: Compute) -> int:
-    """This process's share of the items of a step."""
-    count = compute.share(config.batch_size)
-    whole = classes if config.negatives == "all_strong" else 1
+def items_a_step(key: str, config: PretrainConfig, compute: Compute) -> int:
+    """This process's share of the items of a step.
+
+    Args:
+        key: what `config` stands under, for the message.
+
+    Raises:
+        ConfigError: there is none of at least two items that makes whole groups.
+    """
+    count = compute.share(config.batch_size, f"{key}.batch_size")
+    whole = STRONG[config.strong].classes if config.negatives == "all_strong" else 1
     if count < 2 or count % whole:
         raise ConfigError(
-            f"a batch of {config.batch_size} items cannot be shared by {compute.processes} "
-            f"processes in whole groups of {whole}, at least two each. Set another batch_size."
+            f"{key}.batch_size is {config.batch_size}. Expected a multiple of "
+            f"{max(2, whole) * compute.processes}: an image in its {whole} strong classes, or two "
+            "items, for each process."
+            if whole > 1
+            else f"{key}.batch_size is {config.batch_size}. Expected at least "
+            f"{2 * compute.processes}: two items for each process."
         )
     return count

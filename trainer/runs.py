@@ -23,7 +23,11 @@ from ccdstream.errors import ConfigError, DataError, OutputError
 from trainer.compute import Compute
 
 Say = Callable[[str], None]
-_LOG_EVERY_S = 5.0
+_TELL_EVERY_S = 5.0
+_LOG_LINES = 200
+"""About how often a stage logs its losses."""
+_LOG_MOST_STEPS = 50
+"""And the most steps between two logs. Steps, not seconds: two equal runs log the same."""
 
 
 def say_on_stderr(line: str) -> None:
@@ -114,10 +118,11 @@ class Run:
                 f"{self.folder} holds a training run already. Pass --resume to go on with it, or "
                 "remove it."
             )
-        elif file.read_text(encoding="utf-8") != text:
+        elif (before := file.read_text(encoding="utf-8")) != text:
             raise DataError(
-                f"{self.folder} was made with another configuration or other data. Resume with "
-                "the same ones, or remove it."
+                f"{self.folder} was made with other settings or data: "
+                f"{_differences(json.loads(before), json.loads(text))}. Resume with the same ones, "
+                "or remove it."
             )
 
     def stage(
@@ -137,7 +142,7 @@ class Run:
         def tell(done: int, total: int) -> None:
             nonlocal told
             now = time.monotonic()
-            if now - told >= _LOG_EVERY_S:
+            if now - told >= _TELL_EVERY_S:
                 told = now
                 rate = done / (now - started)
                 self.on_progress(Progress(f"reading {what}", done, total, rate, {}))
@@ -230,6 +235,7 @@ class Stage:
             for key, optimizer in optimizers.items():
                 optimizer.load_state_dict(saved["optimizers"][key])
             self._next = saved["step"]
+            self._losses = {key: list(values) for key, values in saved["losses"].items()}
             run.say(f"{name}: goes on at step {self._next} of {steps}")
         run.forget(name, self._next)
         run.compute.same_start(*modules.values())
@@ -241,7 +247,8 @@ class Stage:
             KeyboardInterrupt: the run was asked to stop; what was done is saved.
         """
         started, first = time.monotonic(), self._next
-        logged = saved = started
+        saved = started
+        every = min(_LOG_MOST_STEPS, max(1, self.count // _LOG_LINES))
         for step in range(self._next, self.count):
             rank = self._run.compute.rank
             key = hash((seed, sum(self.name.encode()), step, rank)) & 0x7FFF_FFFF_FFFF_FFFF
@@ -249,9 +256,8 @@ class Stage:
             yield step, self._run.compute.generator(key)
             self._next = step + 1
             now = time.monotonic()
-            if now - logged >= _LOG_EVERY_S or self._next == self.count:
+            if self._next % every == 0 or self._next == self.count:
                 self._log((self._next - first) / max(now - started, 1e-9))
-                logged = now
             if self._run.compute.any(self._run.stopped()):
                 self.save()
                 raise KeyboardInterrupt
@@ -280,6 +286,7 @@ class Stage:
             torch.save(
                 {
                     "step": self._next,
+                    "losses": {key: torch.stack(v) for key, v in self._losses.items()},
                     "modules": {key: m.state_dict() for key, m in self._modules.items()},
                     "optimizers": {key: o.state_dict() for key, o in self._optimizers.items()},
                 },
@@ -291,6 +298,19 @@ class Stage:
                 f"cannot write the checkpoint {self._file}: {str(error).splitlines()[0]}. "
                 "Make room there, then go on with --resume."
             ) from error
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str:
+    """The settings that differ, as text."""
+    said = []
+    for key in sorted({*before, *after}):
+        a, b = before.get(key), after.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            if inner := _differences(a, b, f"{prefix}{key}."):
+                said.append(inner)
+        elif a != b:
+            said.append("the images" if key == "data" else f"{prefix}{key} was {a}, is {b}")
+    return ", ".join(said)
 
 
 def _tensorboard(folder: Path) -> Any:

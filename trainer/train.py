@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from ccdstream import sample
-from ccdstream.bundle import Bundle, Golden, load_bundle, write_bundle
+from ccdstream.bundle import Bundle, Golden, load_bundle, refuse_to_replace, write_bundle
 from ccdstream.engine.select import open_engine
-from ccdstream.errors import OutputError
+from ccdstream.errors import ConfigError
 from ccdstream.view import HYPERKVASIR, NONE, Profile, view_of_image
 from trainer.augment import STRONG
 from trainer.backbone import Backbone, Normalise, Start, make_backbone
@@ -31,7 +31,7 @@ from trainer.config import (
     PretrainConfig,
     TrainConfig,
 )
-from trainer.data import Views, content_hash, find_data, load_views
+from trainer.data import FEWEST_FRAMES, Dataset, Views, content_hash, find_data, load_views
 from trainer.detectors.autoencoder import Autoencoder, train_autoencoder
 from trainer.detectors.base import Detector, Draw, Reconstructing
 from trainer.detectors.fanogan import Fanogan, train_encoder, train_gan
@@ -42,11 +42,16 @@ from trainer.detectors.patchcore import PatchCore, fit_patchcore
 from trainer.export import Program, onnx_program, prepare
 from trainer.manifest import manifest_of
 from trainer.pictures import draw_reconstructions, plot_losses
-from trainer.pretrain import Items, pretrain
+from trainer.pretrain import Items, items_a_step, pretrain
 from trainer.runs import Progress, Run, Say, say_on_stderr, say_progress
 from trainer.sampling import MIN_VALID, Patches, Pool, Squares
 
-_PROFILES = {"hyperkvasir": HYPERKVASIR, "none": NONE}
+_MASKED = {
+    HYPERKVASIR: "HyperKvasir's inset and text (profile=none masks nothing more)",
+    NONE: "nothing (profile=hyperkvasir masks that set's inset and text)",
+}
+_HYPERKVASIR_SOURCES = ("hk_", "hyperkvasir", "kvasir")
+"""What the names of sources start with whose stills look like HyperKvasir's."""
 WHOLE_FRAME_ONLY = ("patchcore", "padim")
 """Detectors that have no model of patches: they look at every place of a frame already."""
 
@@ -123,10 +128,10 @@ def train(
         ConfigError: backbone weights cannot be had, or settings that do not fit together.
         OutputError: `output` or its run folder exists, or cannot be written.
     """
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} is there already. Name another, or pass --overwrite.")
     started = time.monotonic()
+    refuse_to_replace(output, overwrite)
     with open_compute(config.compute) as compute:
+        _check(config, compute)
         networks = [untrained(config, scale) for scale in scales(config)]
         program = _program(config, networks)  # so that settings that do not fit are said now
         dataset = find_data(
@@ -162,7 +167,8 @@ def train(
             for each in networks:
                 backbone = each.scale.backbone.name
                 run.say(f"{each.scale.name} backbone: {backbone}, {each.start.description}")
-            profile = _PROFILES[config.profile]
+            profile = _profile(config, dataset)
+            run.say(f"masked besides borders and glare: {_MASKED[profile]}")
             views = {
                 name: load_views(
                     some, NONE if name == "pretrain" else profile, progress=run.reading(name)
@@ -172,11 +178,15 @@ def train(
             frames, more, held_out = (
                 _pool(views[name]) for name in ("train", "pretrain", "calibration")
             )
-            for each in networks:
-                _train_networks(config, each, frames, more, run)
-                if compute.leads and isinstance(each.detector, Reconstructing):
-                    picture = f"reconstructions_{each.scale.name}.png"
-                    draw_reconstructions(each.detector, held_out, run.folder / picture)
+            try:
+                for each in networks:
+                    _train_networks(config, each, frames, more, run)
+                    if compute.leads and isinstance(each.detector, Reconstructing):
+                        picture = run.folder / f"reconstructions_{each.scale.name}.png"
+                        draw_reconstructions(each.detector, held_out.shrunk(each.side), picture)
+            finally:  # a stopped run has its plot too
+                if compute.leads and run.metrics():
+                    plot_losses(run)
             if not compute.leads:
                 return None
             run.say("export: standardising the terms, writing the program, calibrating")
@@ -193,14 +203,73 @@ def train(
                 compute=compute,
             )
             bundle = _export(program, held_out, manifest, output, overwrite)
-            if run.metrics():
-                plot_losses(run)
             size = sum(file["bytes"] for file in bundle.manifest["files"].values())
             run.say(
                 f"{output}: {size / 1e6:.1f} MB, {time.monotonic() - started:.0f} s; losses and "
-                f"pictures in {run.folder}"
+                f"pictures in {run.folder}. Next: ccdstream evaluate DATA --model {output}"
             )
             return bundle
+
+
+def _check(config: TrainConfig, compute: Compute) -> None:
+    """See before anything is read that the settings fit together.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if 0 < config.max_images < FEWEST_FRAMES:
+        raise ConfigError(
+            f"max_images is {config.max_images}. Expected 0 for all, or {FEWEST_FRAMES} or more."
+        )
+    if config.detector in WHOLE_FRAME_ONLY and config.scales == "local":
+        raise ConfigError(
+            f"{config.detector} looks at whole frames and has no model of patches. Set scales to "
+            "global."
+        )
+    for scale in scales(config):
+        name, pretraining = scale.name, scale.pretrain
+        if scale.backbone.blocks and scale.backbone.name != "efficientnet_lite0":
+            raise ConfigError(
+                f"{name}_backbone.blocks cuts efficientnet_lite0 alone, and {name}_backbone.name "
+                f"is {scale.backbone.name}. Leave it 0."
+            )
+        if pretraining.position_patch_px % 4:
+            raise ConfigError(
+                f"{name}_pretrain.position_patch_px is {pretraining.position_patch_px}. Expected "
+                "a multiple of 4."
+            )
+        if pretraining.steps or pretraining.epochs:
+            items_a_step(f"{name}_pretrain", pretraining, compute)
+        for key, given in _detector_settings(config, scale).items():
+            compute.share(given.batch_size, f"{key}.batch_size")
+            lengths = (
+                [given.gan_steps or given.gan_epochs, given.encoder_steps or given.encoder_epochs]
+                if isinstance(given, FanoganConfig)
+                else [given.steps or given.epochs]
+            )
+            if not all(lengths):
+                raise ConfigError(f"{key} has no steps and no epochs. Set one of them.")
+
+
+def _detector_settings(
+    config: TrainConfig, scale: Scale
+) -> dict[str, IgdConfig | AutoencoderConfig | FanoganConfig]:
+    """The settings of the detector that is trained by steps, by the key that they stand under."""
+    match config.detector:
+        case "igd":
+            return {f"{scale.name}_igd": scale.igd}
+        case "msssim_ae" | "dae":
+            return {f"{scale.name}_autoencoder": scale.autoencoder}
+        case "fanogan":
+            return {f"{scale.name}_fanogan": scale.fanogan}
+    return {}
+
+
+def _profile(config: TrainConfig, dataset: Dataset) -> Profile:
+    if config.profile == "auto":
+        ours = any(item.source.startswith(_HYPERKVASIR_SOURCES) for item in dataset.train)
+        return HYPERKVASIR if ours else NONE
+    return HYPERKVASIR if config.profile == "hyperkvasir" else NONE
 
 
 def checkpoint_config(config: TrainConfig) -> dict[str, Any]:
@@ -218,6 +287,8 @@ class Networks:
     backbone: Backbone
     start: Start
     detector: Detector
+    side: int
+    """Of the frames that the detector's pictures are, or are cut from, in pixels."""
 
 
 def untrained(config: TrainConfig, scale: Scale) -> Networks:
@@ -243,7 +314,8 @@ def untrained(config: TrainConfig, scale: Scale) -> Networks:
             detector = PatchCore(backbone, config.patchcore, size_px)
         case "padim":
             detector = Padim(backbone, config.padim, size_px)
-    return Networks(scale, backbone, start, detector)
+    side = config.global_size_px if scale.name == "global" else config.local_size_px
+    return Networks(scale, backbone, start, detector, side)
 
 
 def _program(config: TrainConfig, networks: Sequence[Networks]) -> Program:
@@ -268,12 +340,12 @@ def _train_networks(
     frames = frames.to(run.compute.device)
     patch_px = scale.pretrain.position_patch_px
     if scale.name == "global":
-        normal = seen = frames.shrunk(scale.size_px)
+        normal = seen = frames.shrunk(networks.side)
         items: Items = Squares(frames, scale.size_px, share).draw if share else seen.frames
         draw: Draw = normal.frames
         grid, overlapping_grid = 1, 1
     else:
-        side = config.local_size_px
+        side = networks.side
         normal = frames.shrunk(side)
         seen = joined(normal, more.to(run.compute.device).shrunk(side)) if len(more) else normal
         items = Patches(seen, PATCH_PX, max(share, MIN_VALID)).draw
