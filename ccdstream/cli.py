@@ -85,6 +85,15 @@ Model = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of tables.")]
+ConfigFile = Annotated[Path | None, typer.Option(help="TOML file on top of the preset.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="One setting on top; may be given several times. A wrong key lists the known ones.",
+    ),
+]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
 
 
@@ -433,11 +442,18 @@ class _TerminalBar(_Bar):
         super().__init__(noun)
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         self.rich = Progress(
-            BarColumn(),
-            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=12),
             TimeRemainingColumn(),
+            # the text is what a narrow terminal cuts
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
+            expand=True,
             console=Console(stderr=True),
             transient=True,
             # rich would print on stderr what is written to stdout meanwhile
@@ -606,10 +622,8 @@ def train(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Bundle folder to write.")],
     preset: Annotated[Preset, typer.Option(help="Size of the training.")] = Preset.quick,
-    config: Annotated[Path | None, typer.Option(help="TOML file on top of the preset.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting on top.")
-    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with OUTPUT.run.")] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also log to OUTPUT.run/tensorboard.")
@@ -626,7 +640,7 @@ def train(
         from trainer.train import train as train_bundle
 
         chosen = load_config(preset.value, config, settings or ())
-        with _training(quiet) as watch:
+        with _training(quiet, "go on with --resume") as watch:
             train_bundle(
                 data,
                 output,
@@ -657,22 +671,23 @@ class _Watch:
     def say(self, line: str) -> None:
         if not self.quiet:
             self.bar.aside(lambda: _say(line))
+            self.bar.show(0, None, "")  # what was under way before is over
 
     def on_progress(self, at: "StageProgress") -> None:
         if at.done < at.total:
-            self.bar.show(at.done, at.total, str(at))
+            self.bar.show(at.done, at.total, at.brief if sys.stderr.isatty() else str(at))
         else:
             self.say(str(at))  # how the stage ended stays to be read
 
 
 @contextmanager
-def _training(quiet: bool) -> Iterator[_Watch]:
+def _training(quiet: bool, to_go_on: str) -> Iterator[_Watch]:
     """Show a training's progress; the first Ctrl-C lets it save what it did, then ends it."""
     with _interrupts_end_input() as stopped, _progress("step", quiet) as bar:
         try:
             yield _Watch(bar, quiet, stopped)
         except KeyboardInterrupt:
-            bar.aside(lambda: _say("interrupted: what was trained is saved; go on with --resume"))
+            bar.aside(lambda: _say(f"interrupted: what was trained is saved; {to_go_on}"))
             raise typer.Exit(130) from None
 
 
@@ -681,16 +696,20 @@ def ablate(
     data: Annotated[Path, typer.Argument(help="Folder with an index.csv of labelled frames.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bundles and tables.")],
     preset: Annotated[Preset, typer.Option(help="Size of each training.")] = Preset.quick,
-    config: Annotated[Path | None, typer.Option(help="TOML file on top of the preset.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting on top.")
-    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
     tables: Annotated[
         list[str] | None,
-        typer.Option("--table", help="table1, figure2-batch, figure2-strong, table2, table3, ..."),
+        typer.Option(
+            "--table",
+            metavar="NAME",
+            help="table1, table2, table3, figure2-batch, figure2-strong, today or switches; may be "
+            "given several times. All if not given.",
+        ),
     ] = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--on", help="Set of test images; all if not given.")
+        list[str] | None,
+        typer.Option("--on", metavar="SET", help="Set of test images; may be given several times."),
     ] = None,
     device: DeviceOption = Device.auto,
     as_json: Json = False,
@@ -705,7 +724,7 @@ def ablate(
         from trainer.config import load_config
 
         chosen = load_config(preset.value, config, settings or ())
-        with _training(quiet) as watch:
+        with _training(quiet, "give the same command again to go on") as watch:
             document = ablation.ablate(
                 data,
                 output,
@@ -719,6 +738,8 @@ def ablate(
                 stopped=watch.stopped,
             )
         _tell(json.dumps(document) if as_json else ablation.markdown(document))
+        if not quiet:
+            _say(f"tables and plot: {show_path(output / 'ablation.md')}, ablation.png, .json")
         if ablation.failed(document):
             raise typer.Exit(1)
 

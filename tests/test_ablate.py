@@ -53,7 +53,15 @@ class FakeMeasure:
 def grid(
     folder: Path, measure: FakeMeasure, *tables: str, base: TrainConfig = SMOKE
 ) -> dict[str, Any]:
-    return run_grid(folder, base, measure, data_sha256="d", tables=tables, say=lambda _: None)
+    return run_grid(
+        folder,
+        base,
+        measure,
+        command="ccdstream ablate x",
+        data_sha256="d",
+        tables=tables,
+        say=lambda _: None,
+    )
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "paper"])
@@ -145,7 +153,10 @@ def test_the_tables_stand_beside_the_papers(tmp_path: Path) -> None:
     text = (tmp_path / "ablation.md").read_text()
     assert text == markdown(document)
     assert "| RotNet + IGD | 0.276 | 0.900 (0.800-1.000) |" in text
-    assert "| U-Net (supervised) | 0.746 | not measured | not measured | not measured |" in text
+    assert (
+        "| U-Net (supervised) | 0.746 | another method | another method | another method |" in text
+    )
+    assert "`ccdstream ablate x`" in text and "Measured on data: 3 normal, 4 polyp images." in text
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "ablation.json").read_text()) == json.loads(json.dumps(document))
 
@@ -163,4 +174,11 @@ def test_a_grid_of_another_configuration_is_not_mixed_in(tmp_path: Path) -> None
 def test_an_unknown_table_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no table named 'table9'\. Known tables: table1, "):
         grid(tmp_path, FakeMeasure(), "table9")
-    assert not (tmp_path / "config.json").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_something_else_is_not_written_into(tmp_path: Path) -> None:
+    (tmp_path / "frame.jpg").touch()
+    with pytest.raises(OutputError, match="is neither empty nor a grid"):
+        grid(tmp_path, FakeMeasure(), "table2")
+    assert [file.name for file in tmp_path.iterdir()] == ["frame.jpg"]

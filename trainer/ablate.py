@@ -13,6 +13,7 @@ grid goes on where it was. In the output folder:
     variants/NAME/          bundle, its run folder, and what `trainer.evaluate` writes
     ablation.json, .md      the tables, beside the paper's figures
     ablation.png            the same as a plot
+    grid.json               of which configuration and data the grid is
 
 Rows of other methods keep the paper's figure and are not measured.
 """
@@ -32,7 +33,7 @@ from ccdstream.errors import ConfigError, EngineError, OutputError
 from trainer.augment import STRONG
 from trainer.config import TrainConfig, with_settings
 from trainer.data import content_hash, find_data
-from trainer.evaluate import evaluate
+from trainer.evaluate import evaluate, test_sets
 from trainer.runs import Progress, Say, say_on_stderr, say_progress
 from trainer.train import Scale, scales, train
 
@@ -106,7 +107,7 @@ TABLES = (
     ),
     Table(
         "table2",
-        "Table 2: localisation, mean IoU",
+        "Table 2: localisation",
         "iou",
         (
             Row("U-Net (supervised)", None, 0.746),
@@ -281,8 +282,9 @@ def ablate(
         DataError: the data is missing or not usable.
     """
 
+    wanted = ["normal", *sets] if sets else None
+
     def measure(config: TrainConfig, folder: Path, shared: Mapping[str, Path]) -> dict[str, Any]:
-        wanted = ["normal", *sets] if sets else None
         file = folder / "evaluation.json"
         if file.exists():
             evaluation: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -310,8 +312,15 @@ def ablate(
         return evaluate(data, bundle, engine, folder, only=wanted, overwrite=True)
 
     found = find_data(data)
+    test_sets(found, wanted)  # so that a set that is not there is said before anything is trained
     return run_grid(
-        output, base, measure, data_sha256=content_hash(found.items), tables=tables, say=say
+        output,
+        base,
+        measure,
+        command=command,
+        data_sha256=content_hash(found.items),
+        tables=tables,
+        say=say,
     )
 
 
@@ -320,6 +329,7 @@ def run_grid(
     base: TrainConfig,
     measure: Measure,
     *,
+    command: str,
     data_sha256: str,
     tables: Sequence[str],
     say: Say,
@@ -327,7 +337,8 @@ def run_grid(
     """Measure every variant that the tables name; the tables are written anew after each.
 
     Returns:
-        `format`, `format_version`, `data` {folder, counts} or null, `config`, `variants` {name:
+        `format`, `format_version`, `command`, `data` {folder, counts} or null, `config`,
+        `variants` {name:
         {settings, and model and figures {set: {auroc, pixel_auroc, iou}}, or failed}} and `tables`
         [{name, title, figure, rows [{title, variant, paper}]}]. A figure is {value, low, high, n}.
 
@@ -342,6 +353,7 @@ def run_grid(
     document: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
+        "command": command,
         "data": None,
         "config": base.as_dict(),
         "variants": {},
@@ -392,9 +404,13 @@ def _claim(output: Path, base: TrainConfig, data_sha256: str) -> None:
     for key in ("compute", "checkpoint_every_s"):  # these change no figure
         del asked[key]
     text = json.dumps(asked, indent=2, sort_keys=True)
-    file = output / "config.json"
+    file = output / "grid.json"
     try:
         if not file.exists():
+            if output.exists() and any(output.iterdir()):
+                raise OutputError(
+                    f"{output} is neither empty nor a grid. Name another folder for the grid."
+                )
             output.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
         elif file.read_text(encoding="utf-8") != text:
@@ -446,7 +462,21 @@ def _figures(evaluation: dict[str, Any]) -> dict[str, Any]:
 def markdown(document: dict[str, Any]) -> str:
     """The tables as text."""
     sets = sorted({s for v in document["variants"].values() for s in v.get("figures", {})})
-    lines = []
+    config, data = document["config"], document["data"]
+    lines = ["# Ablation", "", f"`{document['command']}`", ""]
+    lines.append(
+        f"Each row is a training of {config['name']}, seed {config['seed']}; its settings are in "
+        "ablation.json, its bundle, losses and full evaluation with trivial baselines under "
+        "variants/."
+    )
+    if data is not None:
+        counts = ", ".join(f"{count} {name}" for name, count in data["counts"].items())
+        lines.append(f"Measured on {data['folder']}: {counts} images.")
+    lines += [
+        "The paper's figures are of its own full set and lengths of training, and may be of the "
+        "best checkpoint on the test set; ours are of the last.",
+        "",
+    ]
     for table in document["tables"]:
         lines += [f"## {table['title']}", ""]
         lines.append(
@@ -458,7 +488,11 @@ def markdown(document: dict[str, Any]) -> str:
         for row in table["rows"]:
             result = document["variants"].get(row["variant"], {})
             cells = [
-                _cell(result.get("figures", {}).get(s, {}).get(key)) for s in sets for key in _SHOWN
+                "another method"
+                if row["variant"] is None
+                else _cell(result.get("figures", {}).get(s, {}).get(key))
+                for s in sets
+                for key in _SHOWN
             ]
             paper = "" if row["paper"] is None else f"{row['paper']:.3f}"
             lines.append(f"| {row['title']} | {paper} | " + " | ".join(cells) + " |")
@@ -526,7 +560,8 @@ def _plot(document: dict[str, Any]) -> bytes:
                         axes.plot([estimate["low"], estimate["high"]], [at, at], color=colour)
                     axes.plot(estimate["value"], at, "o", color=colour, label=name)
         axes.set_yticks(list(places), [row["title"] for row in table["rows"]])
-        axes.set_title(f"{table['title']}: {_SHOWN[table['figure']]}", fontsize=10, loc="left")
+        axes.set_title(table["title"], fontsize=10, loc="left")
+        axes.set_xlabel(_SHOWN[table["figure"]], fontsize=8)
         axes.grid(axis="x", alpha=0.3)
         handles, labels = _once(*axes.get_legend_handles_labels())
         if handles:

@@ -399,7 +399,7 @@ def _checked(value: Any, before: Any, kind: Any, source: str, key: str) -> Any:
     if kind is bool and not isinstance(value, bool):
         raise ConfigError(f"{source}: {key} must be true or false, got {value!r}.")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{source}: {key} must be {kind.__name__}, got {value!r}.")
     if isinstance(value, (int, float)) and not isinstance(value, bool):

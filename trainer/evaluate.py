@@ -33,7 +33,7 @@ import numpy as np
 from ccdstream import __version__
 from ccdstream.bundle import PROGRAM, Bundle
 from ccdstream.engine.base import Engine
-from ccdstream.errors import DataError, EngineError, OutputError
+from ccdstream.errors import DataError, EngineError, OutputError, show_path
 from ccdstream.frames import VIEW_SIZE
 from ccdstream.fuse import Calibration
 from ccdstream.score import mask_map
@@ -174,16 +174,11 @@ def evaluate(
     if out is not None and not overwrite:
         _refuse_existing(out)
     dataset = find_data(data)
-    if not dataset.test:
-        raise DataError(
-            f"{data} has no test images, so there is nothing to measure. "
-            "List some in its index.csv, or put normal ones into test/."
-        )
 
     def at(step: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(step, done, total) if progress else None
 
-    sets = _chosen(_sets(dataset), only, data)
+    sets = test_sets(dataset, only)
     scored = {}
     for name, items in {"calibration": dataset.calibration, **sets}.items():
         views = load_views(items, Profile.from_dict(bundle.profile), progress=at(f"reading {name}"))
@@ -323,34 +318,40 @@ def table(evaluation: Evaluation) -> str:
 # -- what is measured -----------------------------------------------------------------------------
 
 
-def _sets(dataset: Dataset) -> dict[str, list[Item]]:
-    """The test images by set: "normal", then others by their first folder, one label each."""
+def test_sets(dataset: Dataset, only: Sequence[str] | None = None) -> dict[str, list[Item]]:
+    """The test images by set: "normal", then others by their first folder, one label each.
+
+    Args:
+        only: names of the sets that are wanted; all if None.
+
+    Raises:
+        DataError: there are no test images, or not the sets that are wanted.
+    """
+    folder = show_path(dataset.folder)
+    if not dataset.test:
+        raise DataError(
+            f"{folder} has no test images, so there is nothing to measure. "
+            "List some in its index.csv, or put normal ones into test/."
+        )
     sets: dict[str, list[Item]] = {}
     for item in dataset.test:
-        folder = item.path.relative_to(dataset.folder).parts[0]
-        reserved = folder in ("calibration", "normal", "test", item.path.name)
-        name = "normal" if item.label == "normal" else item.label if reserved else folder
+        first = item.path.relative_to(dataset.folder).parts[0]
+        reserved = first in ("calibration", "normal", "test", item.path.name)
+        name = "normal" if item.label == "normal" else item.label if reserved else first
         members = sets.setdefault(name, [])
         if members and members[0].label != item.label:
             raise DataError(
-                f"{dataset.folder / folder} holds test images labelled {members[0].label} and "
-                f"{item.label}. Keep one label a folder."
+                f"{show_path(dataset.folder / first)} holds test images labelled "
+                f"{members[0].label} and {item.label}. Keep one label a folder."
             )
         members.append(item)
-    return dict(sorted(sets.items(), key=lambda entry: (entry[0] != "normal", entry[0])))
-
-
-def _chosen(
-    sets: dict[str, list[Item]], only: Sequence[str] | None, data: Path
-) -> dict[str, list[Item]]:
-    if only is None:
-        return sets
-    if unknown := [name for name in only if name not in sets]:
+    if unknown := [name for name in only or () if name not in sets]:
         raise DataError(
-            f"{data} has no test set {', '.join(unknown)}. It has {', '.join(sets)}; name some of "
-            "these."
+            f"{folder} has no test set {', '.join(unknown)}. It has {', '.join(sets)}; name some "
+            "of these."
         )
-    return {name: items for name, items in sets.items() if name in only}
+    wanted = sets if only is None else {name: sets[name] for name in sets if name in only}
+    return dict(sorted(wanted.items(), key=lambda entry: (entry[0] != "normal", entry[0])))
 
 
 def _score(

@@ -5,7 +5,10 @@ normalisation, the patch grid, the detectors and the aggregation inside.
 """
 
 import io
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
@@ -223,7 +226,7 @@ def onnx_program(program: Program) -> bytes:
     frames = torch.zeros(2, 3, FRAME_PX, FRAME_PX, dtype=torch.uint8)
     valid = torch.ones(2, FRAME_PX, FRAME_PX, dtype=torch.bool)
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet("onnxscript"):
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         exported = torch.onnx.export(
             program.eval(),
@@ -241,6 +244,18 @@ def onnx_program(program: Program) -> bytes:
     file = io.BytesIO()
     onnx.save(model, file)
     return file.getvalue()
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a library's log to errors: it tells of constants that it does not fold."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _store_in_half(model: onnx.ModelProto) -> None:

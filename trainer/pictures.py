@@ -58,16 +58,22 @@ def draw_reconstructions(detector: Reconstructing, pool: Pool, path: Path) -> No
     rows = [row.clamp(0, 1).cpu() for row in rows]
     if patches:
         rows = [_laid_out(row, len(frames)) for row in rows]
-    captioned = []
-    for row, caption in zip(rows, _CAPTIONS, strict=True):
-        strip = torch.cat(list(row), dim=2).permute(1, 2, 0).numpy()  # [H, n W, 3]
-        rgb = cv2.resize(strip, None, fx=_TILE_PX / row.shape[-1], fy=_TILE_PX / row.shape[-1])
-        title = np.zeros((_CAPTION_PX, rgb.shape[1], 3), np.float32)
-        place = (6, _CAPTION_PX - 7)
-        cv2.putText(title, caption, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (1, 1, 1), 1, cv2.LINE_AA)
-        captioned += [title, rgb]
-    picture = np.round(255 * np.concatenate(captioned)).astype(np.uint8)
+    picture = np.concatenate(
+        [_captioned(row, caption) for row, caption in zip(rows, _CAPTIONS, strict=True)]
+    )
     path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes())
+
+
+def _captioned(row: Tensor, caption: str) -> np.ndarray:
+    """Pictures float [n, 3, H, H] in [0, 1] side by side below a line of text: uint8 [h, w, 3]."""
+    strip = torch.cat(list(row), dim=2).permute(1, 2, 0).mul(255).round().to(torch.uint8).numpy()
+    side = _TILE_PX / row.shape[-1]
+    rgb = cv2.resize(np.ascontiguousarray(strip), None, fx=side, fy=side)
+    title = np.zeros((_CAPTION_PX, rgb.shape[1], 3), np.uint8)
+    place = (6, _CAPTION_PX - 7)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(title, caption, place, font, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.concatenate([title, rgb])
 
 
 def _laid_out(tiles: Tensor, n: int) -> Tensor:

@@ -58,6 +58,12 @@ class Progress:
             ]
         )
 
+    @property
+    def brief(self) -> str:
+        """The same without rate and time, for beside a bar."""
+        losses = (f"{key} {value:.3f}" for key, value in self.losses.items())
+        return "  ".join([f"{self.stage} {self.done}/{self.total}", *losses])
+
 
 def say_progress(progress: Progress) -> None:
     """Print how far a stage is."""
