@@ -1,8 +1,9 @@
 """Two auto-encoders that score by reconstruction alone: MS-SSIM's and the denoising one.
 
-MS-SSIM (Chen et al. 2022's baseline, "Ours - MS-SSIM" in the paper's table 3): 1 - MSSSIM is loss,
-score and map. Denoising (Masci et al. 2011; Vincent et al. 2008): the squared error of a picture
-reconstructed from itself with noise; at test no noise is added.
+MS-SSIM (Chen et al. 2022's baseline, "Ours - MS-SSIM" in the paper's table 3): 1 - MSSSIM is the
+loss. Score and map depart from it, as IGD's do: see `trainer.detectors.igd.Igd`. Denoising (Masci
+et al. 2011; Vincent et al. 2008): the squared error of a picture reconstructed from itself with
+noise; at test no noise is added.
 """
 
 from functools import partial

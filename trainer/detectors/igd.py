@@ -22,8 +22,13 @@ from trainer.runs import Run
 
 
 class Igd(Reconstructing):
-    """The terms of eq. 5: mean reconstruction residual over the valid pixels, and d^2 / sigma of
-    the latent, which ranks as 1 - h does and does not saturate."""
+    """The terms of eq. 5: a reconstruction error, and d^2 / sigma of the latent, which ranks as
+    1 - h does and does not saturate.
+
+    Departs from eq. 6 in the score: the error is the mean over valid pixels of the map, which is a
+    weighted sum over scales, where MSSSIM is a product of means over all pixels. So score and map
+    agree, and what is not valid dilutes no score.
+    """
 
     terms = ("reconstruction", "gaussian")
     map_terms = ("reconstruction",)
