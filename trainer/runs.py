@@ -60,9 +60,9 @@ class Progress:
 
     @property
     def brief(self) -> str:
-        """The same without rate and time, for beside a bar."""
+        """The same without the time, for beside a bar."""
         losses = (f"{key} {value:.3f}" for key, value in self.losses.items())
-        return "  ".join([f"{self.stage} {self.done}/{self.total}", *losses])
+        return "  ".join([f"{self.stage} {self.done}/{self.total} {self.per_s:.2f}/s", *losses])
 
 
 def say_progress(progress: Progress) -> None:
