@@ -1,5 +1,6 @@
 """CCD pre-training: one true run of its loop, small enough to see the losses fall."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import pytest
 import torch
 
 from ccdstream.errors import ConfigError
+from trainer import runs
 from trainer.backbone import TinyNet
 from trainer.compute import Compute
 from trainer.config import PretrainConfig
-from trainer.pretrain import FLOOR, Batches, FrozenLinear, cosine, pretrain
+from trainer.pretrain import FLOOR, Batches, FrozenLinear, Items, cosine, pretrain
 from trainer.runs import Run
 from trainer.sampling import Patches, Pool
 
@@ -28,23 +30,54 @@ def pool() -> Pool:
     return Pool(images, torch.ones(16, 64, 64, dtype=torch.bool))
 
 
-def run_once(folder: Path, config: PretrainConfig) -> tuple[TinyNet, list[dict[str, float]]]:
+def run_once(
+    folder: Path,
+    config: PretrainConfig,
+    items: Items | None = None,
+    images: Pool | None = None,
+    size_px: int = 32,
+) -> tuple[TinyNet, list[dict[str, float]]]:
     torch.manual_seed(0)
     net = TinyNet()
     run = Run(folder, {}, resume=False, say=lambda _: None, checkpoint_every_s=60)
-    images = pool()
+    images = images or pool()
     pretrain(
         "p",
         net,
-        Patches(images, 32).draw,
+        items or Patches(images, 32).draw,
         Patches(images, config.position_patch_px).draw_pairs,
         config,
         config.steps,
         run,
-        size_px=32,
+        size_px=size_px,
         seed=0,
     )
     return net, run.metrics()
+
+
+@pytest.fixture
+def every_step_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_LOG_EVERY_S", 0.0)
+
+
+def last_of(metrics: list[dict[str, float]], key: str) -> float:
+    """Mean over the last five steps."""
+    return sum(entry[key] for entry in metrics[-5:]) / 5
+
+
+def bright_above(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures whose upper half is bright, so that each shows how it was turned."""
+    x = torch.full((count, 3, 16, 16), 0.2)
+    x[:, :, :8] = 0.8
+    return x, torch.ones(count, 1, 16, 16)
+
+
+def coloured_by_place() -> Pool:
+    """One picture, redder downwards and greener to the right."""
+    ramp = torch.linspace(20, 220, 64)
+    blue = torch.full((64, 64), 100.0)
+    picture = torch.stack([ramp[:, None].expand(64, 64), ramp.expand(64, 64), blue])
+    return Pool(picture.to(torch.uint8)[None], torch.ones(1, 64, 64, dtype=torch.bool))
 
 
 def test_every_term_of_the_loss_is_reported_and_the_network_moves(tmp_path: Path) -> None:
@@ -63,10 +96,68 @@ def test_position_can_be_left_out_as_the_released_global_code_does(tmp_path: Pat
     assert "position" not in metrics[-1]
 
 
-def test_the_contrastive_term_falls_below_chance(tmp_path: Path) -> None:
-    _, metrics = run_once(tmp_path, CONFIG)
-    chance = torch.log(torch.tensor(2.0 * CONFIG.batch_size - 1)).item()
-    assert metrics[-1]["contrastive"] < chance
+@pytest.mark.usefixtures("every_step_is_logged")
+def test_the_contrastive_term_falls_well_below_chance(tmp_path: Path) -> None:
+    def patterns(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        coarse = torch.rand(count, 3, 4, 4, generator=generator)
+        x = coarse.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+        return x, torch.ones(count, 1, 16, 16)
+
+    config = PretrainConfig(
+        steps=80,
+        epochs=0,
+        batch_size=16,
+        learning_rate=0.05,
+        strong="none",
+        position_weight=0.0,
+        crop_scale_min=0.9,
+    )
+    _, metrics = run_once(tmp_path, config, patterns, size_px=16)
+    chance = math.log(2 * config.batch_size - 1)
+    assert metrics[0]["contrastive"] > 0.9 * chance
+    assert last_of(metrics, "contrastive") < chance / 2
+
+
+@pytest.mark.usefixtures("every_step_is_logged")
+@pytest.mark.parametrize("views", ["both", "first"])
+def test_a_strong_class_that_is_plain_to_see_is_told_from_every_view(
+    tmp_path: Path, views: str
+) -> None:
+    """Views and labels that lie in different orders (as in the released code) leave chance."""
+    config = PretrainConfig(
+        steps=25,
+        epochs=0,
+        batch_size=16,
+        learning_rate=0.1,
+        strong="rotation",
+        classification_views=views,  # type: ignore[arg-type]
+        contrastive_weight=0.0,
+        position_weight=0.0,
+        crop_scale_min=0.5,
+    )
+    _, metrics = run_once(tmp_path, config, bright_above, size_px=16)
+    # not to zero: a mirror swaps two of the four turns, so half of the items cannot beat log 2
+    assert last_of(metrics, "classification") < math.log(4) / 2
+
+
+@pytest.mark.usefixtures("every_step_is_logged")
+def test_the_direction_between_patches_is_learned_by_the_backbone(tmp_path: Path) -> None:
+    config = PretrainConfig(
+        steps=60,
+        epochs=0,
+        batch_size=16,
+        learning_rate=0.1,
+        weight_decay=0.0,  # so that nothing else moves the backbone
+        contrastive_weight=0.0,
+        classification_weight=0.0,
+        position_patch_px=16,
+    )
+    torch.manual_seed(0)
+    before = TinyNet().state_dict()["layers.0.weight"]
+    net, metrics = run_once(tmp_path, config, bright_above, coloured_by_place(), size_px=16)
+    # without the order of the two, opposite directions are one: log 2 at best
+    assert last_of(metrics, "position") < 0.8 * math.log(2)
+    assert not torch.equal(net.state_dict()["layers.0.weight"], before)
 
 
 @pytest.mark.parametrize("strong", ["none", "rotation", "cutout", "noise", "jigsaw"])
@@ -166,3 +257,10 @@ def test_the_learning_rate_is_a_half_cosine_to_its_floor() -> None:
     assert cosine(0.1, 0.0) == pytest.approx(0.1)
     assert cosine(0.1, 0.5) == pytest.approx(0.1 * (1 + FLOOR) / 2)
     assert cosine(0.1, 1.0) == pytest.approx(0.1 * FLOOR)
+
+
+def test_the_last_step_is_taken_at_the_end_of_the_cosine(tmp_path: Path) -> None:
+    config = PretrainConfig(steps=4, epochs=0, batch_size=4, position_weight=0.0)
+    run_once(tmp_path, config, bright_above, size_px=16)
+    saved = torch.load(tmp_path / "p.pt", weights_only=True)["optimizers"]["descent"]["optimizer"]
+    assert saved["param_groups"][0]["lr"] == cosine(config.learning_rate, 3 / 4)
