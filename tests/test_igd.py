@@ -1,13 +1,15 @@
 """IGD: network shapes as published, and one true run of its loop."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from trainer import losses
+from trainer import losses, runs
 from trainer.backbone import Normalise, TinyNet, TorchvisionNet
 from trainer.config import IgdConfig
+from trainer.detectors import igd as module
 from trainer.detectors.igd import Igd, estimate_gaussian, train_igd
 from trainer.detectors.networks import Critic, Decoder, UpBlock
 from trainer.runs import Run
@@ -102,6 +104,75 @@ def test_centre_and_spread_are_those_of_the_latents(tmp_path: Path) -> None:
         z = torch.cat([igd.encoder(Normalise()(draw(16, generator)[0])) for _ in range(2)])
     torch.testing.assert_close(igd.centre, losses.estimate_centre(z))
     torch.testing.assert_close(igd.spread, losses.estimate_spread(z, igd.centre))
+
+
+def trained(folder: Path, config: IgdConfig) -> tuple[Igd, Run]:
+    """After `config.steps` steps, every one of them in the metrics."""
+    torch.manual_seed(0)
+    igd = Igd(TinyNet(), config, 32)
+    run = Run(folder, {}, resume=False, say=lambda _: None, checkpoint_every_s=60)
+    train_igd("igd", igd, Patches(pool(), 32).draw, config, config.steps, run, seed=0)
+    return igd, run
+
+
+def test_latents_are_drawn_to_the_centre(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_LOG_EVERY_S", 0.0)
+    config = replace(SMALL, steps=12, learning_rate=1e-2, width=0.0625, estimate_every=1000)
+    _, run = trained(tmp_path, replace(config, gaussian_weight=10.0))
+    gaussian = [entry["gaussian"] for entry in run.metrics()]
+    assert gaussian[-1] < 0.5 * gaussian[0]
+
+
+class Brightness(torch.nn.Module):
+    """A critic that sees the mean of a picture and learns a bias."""
+
+    def __init__(self, size_px: int, width: float) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=(1, 2, 3)) + self.bias
+
+
+def test_decoder_and_critic_answer_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder makes interpolations that the critic calls 0; the critic calls them alpha, which
+    is less than what this one starts with."""
+    monkeypatch.setattr(runs, "_LOG_EVERY_S", 0.0)
+    monkeypatch.setattr(module, "Critic", Brightness)
+    config = replace(SMALL, steps=15, width=0.0625, interpolation_weight=10.0)
+    _, run = trained(tmp_path, config)
+    noticed = [entry["interpolation"] for entry in run.metrics()]
+    assert noticed[0] > 0.5
+    assert noticed[-1] < 0.2
+    saved = torch.load(tmp_path / "igd.pt", weights_only=True)
+    assert saved["modules"]["critic"]["bias"] < 1 - config.learning_rate
+
+
+def test_learning_rates_fall_to_zero(tmp_path: Path) -> None:
+    config = replace(SMALL, steps=4, width=0.0625)
+    trained(tmp_path, config)
+    saved = torch.load(tmp_path / "igd.pt", weights_only=True)["optimizers"]
+    assert saved.keys() == {"descent", "critic"}
+    for each in saved.values():
+        (group,) = each["optimizer"]["param_groups"]
+        assert group["lr"] == pytest.approx(config.learning_rate * 0.25**0.9)
+
+
+def test_a_trained_igd_has_the_centre_and_spread_of_its_last_weights(tmp_path: Path) -> None:
+    config = replace(SMALL, steps=3, width=0.0625, learning_rate=0.1, estimate_samples=16)
+    x, inside = Patches(pool(), 32).draw(16, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    igd = Igd(TinyNet(), config, 32)
+    run = Run(tmp_path, {}, resume=False, say=lambda _: None, checkpoint_every_s=60)
+    train_igd("igd", igd, lambda count, generator: (x, inside), config, 3, run, seed=0)
+    with torch.no_grad():
+        z = igd.encoder(Normalise()(x))
+    torch.testing.assert_close(igd.centre, losses.estimate_centre(z))
+    torch.testing.assert_close(igd.spread, losses.estimate_spread(z, igd.centre))
+    saved = torch.load(tmp_path / "igd.pt", weights_only=True)["modules"]["igd"]
+    assert torch.equal(saved["centre"], igd.centre)
 
 
 def test_a_frozen_resnet_is_the_papers_encoder() -> None:
