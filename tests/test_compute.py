@@ -1,19 +1,27 @@
 """Where a training computes: precisions, the step, and processes that share the work."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
 from ccdstream.errors import ConfigError
+from trainer import losses
+from trainer.backbone import TinyNet
 from trainer.compute import Compute, Minimiser, open_compute
-from trainer.config import ComputeConfig
+from trainer.config import ComputeConfig, PretrainConfig
 from trainer.losses import contrastive
+from trainer.pretrain import pretrain
+from trainer.runs import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,15 +105,28 @@ def two_processes(code: str, *arguments: object) -> list[str]:
     return printed
 
 
-STEPS = """
-import sys, torch
+TOGETHER = """
+import json, sys
+from pathlib import Path
 sys.path.insert(0, "tests")
-from test_compute import share_of_steps
+import test_compute as test
 from trainer.compute import open_compute
 from trainer.config import ComputeConfig
 with open_compute(ComputeConfig(device="cpu")) as compute:
-    print(share_of_steps(compute).tolist())
+    print(json.dumps({
+        "steps": test.share_of_steps(compute).tolist(),
+        "overflow": test.steps_of_which_one_overflows(compute),
+        "any": [compute.any(compute.rank == 1), compute.any(False)],
+        "strong": test.strong_classes_contrasted(compute, Path(sys.argv[1])),
+    }))
 """
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found."""
+    folder = tmp_path_factory.mktemp("together")
+    return [json.loads(printed.splitlines()[-1]) for printed in two_processes(TOGETHER, folder)]
 
 
 def share_of_steps(compute: Compute) -> torch.Tensor:
@@ -128,8 +149,80 @@ def share_of_steps(compute: Compute) -> torch.Tensor:
     return net.weight.detach().flatten()
 
 
-def test_two_processes_take_the_steps_that_one_takes_on_the_whole_batch() -> None:
+def steps_of_which_one_overflows(compute: Compute) -> list[list[float]]:
+    """Weight and loss scale after each of three steps; in the second, one process overflows.
+
+    float16's loss scaling on a CPU: the arithmetic itself stays float32.
+    """
+    compute = replace(compute, half=torch.float16)
+    weight = nn.Parameter(torch.ones(1))
+    descent = Minimiser(torch.optim.SGD([weight], 0.25), compute)
+    after = []
+    for slope in (1.0, float("inf") if compute.rank == 1 else 1.0, 1.0):
+        descent.minimise((weight * slope).sum())
+        after.append([weight.item(), descent.state_dict()["scaler"]["scale"]])
+    return after
+
+
+def strong_classes_contrasted(compute: Compute, folder: Path) -> dict[str, list[Any]]:
+    """Strong classes of this process's items, and of all that pre-training contrasts."""
+    config = PretrainConfig(negatives="same_strong", position_weight=0.0, batch_size=16, steps=1)
+
+    def items(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.rand(count, 3, 16, 16, generator=generator), torch.ones(count, 1, 16, 16)
+
+    def no_pairs(count: int, generator: torch.Generator) -> Any:
+        raise AssertionError
+
+    run = Run(folder, {}, resume=False, say=lambda _: None, checkpoint_every_s=60, compute=compute)
+    run.on_progress = lambda _: None
+    torch.manual_seed(0)
+    net = TinyNet()
+    with (
+        mock.patch.object(losses, "contrastive", wraps=losses.contrastive) as contrasted,
+        mock.patch.object(losses, "view_labels", wraps=losses.view_labels) as labelled,
+    ):
+        pretrain("p", net, items, no_pairs, config, 1, run, size_px=16, seed=0)
+    return {
+        "own": labelled.call_args_list[0].args[0].tolist(),
+        "all": contrasted.call_args.kwargs["strong"].tolist(),
+        "rows": [len(z) for z in contrasted.call_args.args],
+        "weight": net.state_dict()["layers.0.weight"].flatten()[:8].tolist(),
+    }
+
+
+def test_two_processes_take_the_steps_that_one_takes_on_the_whole_batch(
+    together: list[dict[str, Any]],
+) -> None:
     alone = share_of_steps(Compute())
-    for printed in two_processes(STEPS):
-        together = torch.tensor(eval(printed))
-        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    for found in together:
+        torch.testing.assert_close(torch.tensor(found["steps"]), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_that_overflows_in_one_process_is_skipped_in_both(
+    together: list[dict[str, Any]],
+) -> None:
+    full = 2.0**16
+    expected = [[0.75, full], [0.75, full / 2], [0.5, full / 2]]
+    assert [found["overflow"] for found in together] == [expected, expected]
+
+
+def test_what_is_true_in_one_process_is_true_in_any(together: list[dict[str, Any]]) -> None:
+    assert [found["any"] for found in together] == [[True, False], [True, False]]
+
+
+def test_items_of_every_process_are_contrasted_by_their_own_strong_class(
+    together: list[dict[str, Any]],
+) -> None:
+    first, second = (found["strong"] for found in together)
+    assert first["own"] != second["own"]
+    assert first["all"] == second["all"] == first["own"] + second["own"]
+    assert first["rows"] == second["rows"] == [16, 16]
+    assert first["weight"] == second["weight"]
+
+
+@pytest.mark.parametrize("batch_size", [3, 1, 0])
+def test_a_batch_that_does_not_divide_is_refused(batch_size: int) -> None:
+    assert Compute(processes=2).share(4) == 2
+    with pytest.raises(ConfigError, match=f"a batch of {batch_size} cannot be shared by 2 proc"):
+        Compute(processes=2).share(batch_size)

@@ -17,8 +17,8 @@ from trainer.config import (
     IgdConfig,
     ProgramConfig,
 )
-from trainer.detectors.autoencoder import Autoencoder, train_autoencoder
 from trainer.detectors import fanogan
+from trainer.detectors.autoencoder import Autoencoder, train_autoencoder
 from trainer.detectors.base import Detector, Encoder, Reconstructing
 from trainer.detectors.fanogan import Fanogan, gradient_penalty, train_encoder, train_gan
 from trainer.detectors.igd import Igd, train_igd

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from ccdstream.errors import ConfigError
 from trainer.backbone import DATA_RANGE, TinyNet
 from trainer.config import IgdConfig, ProgramConfig
+from trainer.detectors.base import Detector
 from trainer.detectors.igd import Igd
 from trainer.export import MAP_SIZE, Program, onnx_program, prepare
 from trainer.msssim import residual_map
@@ -103,6 +104,49 @@ def test_no_top_fraction_is_the_papers_maximum() -> None:
     parts, _ = program.terms(frames, valid)
     _, gaussian, _ = slow_local_terms(program, frames[0], valid[0], 16)
     assert parts[0, 3].item() == pytest.approx(max(gaussian), rel=1e-4)
+
+
+@torch.no_grad()
+def test_with_fewer_valid_patches_than_the_top_share_all_of_them_count() -> None:
+    program = make_program(stride=32, top=0.5)
+    frames, valid = inputs(1)
+    valid[:, :, 96:] = False
+    valid[:, 96:] = False
+    parts, _ = program.terms(frames, valid)
+    reconstruction, gaussian, _ = slow_local_terms(program, frames[0], valid[0], 32)
+    assert len(gaussian) == 9 < 0.5 * 64
+    assert parts[0, 2] == pytest.approx(np.mean(reconstruction), rel=1e-4)
+    assert parts[0, 3] == pytest.approx(np.mean(gaussian), rel=1e-4)
+
+
+class Red(Detector):
+    """Its map is the red of a picture."""
+
+    terms = map_terms = ("red",)
+
+    def __init__(self, size_px: int, map_px: int) -> None:
+        super().__init__()
+        self.size_px = size_px
+        self._factor = size_px // map_px
+
+    def forward(self, x: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        red = x[:, :1]
+        return red.mean(dim=(1, 2, 3))[:, None], F.avg_pool2d(red, self._factor)
+
+
+@pytest.mark.parametrize(("size_px", "map_px"), [(256, 256), (256, 128), (128, 128)])
+def test_a_cell_that_is_half_valid_shows_the_mean_of_its_valid_part(
+    size_px: int, map_px: int
+) -> None:
+    program = Program(Red(size_px, map_px), None, ProgramConfig())
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (1, 3, 256, 256), generator=generator, dtype=torch.uint8)
+    valid = torch.ones(1, 256, 256, dtype=torch.bool)
+    valid[:, 128:, 2::4] = valid[:, 128:, 3::4] = False  # the right half of every lower cell
+    _, anomaly_map, _ = program(frames, valid)
+    red = program.normalise(frames.float() / 255)[:, 0].view(1, 64, 4, 64, 4)
+    torch.testing.assert_close(anomaly_map[:, :32], red[:, :32].mean(dim=(2, 4)))
+    torch.testing.assert_close(anomaly_map[:, 32:], red[:, 32:, :, :, :2].mean(dim=(2, 4)))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,27 +144,49 @@ def test_resuming_a_finished_run_exports_again_with_other_thresholds(
     np.testing.assert_allclose(again.golden.score, bundle.golden.score, atol=1e-5)
 
 
-def test_the_same_seed_trains_the_same_networks(data: Path, tmp_path: Path) -> None:
-    states = []
-    for name in ("a", "b"):
-        with pytest.raises(StopIteration):
-            training.train(
-                data, tmp_path / name, SMOKE, command="", say=_stop_at("export: standardising")
-            )
-        states.append(torch.load(tmp_path / f"{name}.run" / "igd_local.pt", weights_only=True))
-    for a, b in zip(*(s["modules"]["igd"].values() for s in states), strict=True):
-        assert torch.equal(a, b)
+STAGES = ("pretrain_global", "igd_global", "pretrain_local", "igd_local")
+
+
+def assert_same_networks(a: Path, b: Path, stages: Sequence[str]) -> None:
+    """Bit for bit, in the checkpoints of two run folders."""
+    for stage in stages:
+        ours, theirs = (
+            torch.load(run / f"{stage}.pt", weights_only=True)["modules"] for run in (a, b)
+        )
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            for key, value in ours[name].items():
+                assert torch.equal(value, theirs[name][key]), f"{stage} {name} {key}"
+
+
+@pytest.mark.parametrize(
+    ("scales", "stages"),
+    [("both", STAGES), ("local", STAGES[2:])],
+    ids=["both", "local-alone"],
+)
+def test_the_same_seed_trains_the_same_networks_whatever_else_is_trained(
+    bundle: Bundle, data: Path, tmp_path: Path, scales: str, stages: Sequence[str]
+) -> None:
+    config = load_config("smoke", None, ["max_images=8", f"scales={scales}"])
+    with pytest.raises(StopIteration):
+        training.train(
+            data, tmp_path / "x", config, command="", say=_stop_at("export: standardising")
+        )
+    assert {file.stem for file in (tmp_path / "x.run").glob("*.pt")} == set(stages)
+    assert_same_networks(bundle.path.with_name("smoke.run"), tmp_path / "x.run", stages)
 
 
 def test_a_training_stopped_again_and_again_ends_bit_for_bit_as_an_undisturbed_one(
     bundle: Bundle, data: Path, tmp_path: Path
 ) -> None:
+    # within each of the stages, of 4, 6, 8 and 12 steps, and between them
+    stop_after = (2, 4, 8, 10, 14, 18, 24)
     asked = 0
 
     def stopped() -> bool:
         nonlocal asked
         asked += 1
-        return asked % 4 == 0
+        return asked in stop_after
 
     stops = 0
     while True:
@@ -182,15 +205,8 @@ def test_a_training_stopped_again_and_again_ends_bit_for_bit_as_an_undisturbed_o
             stops += 1
         except StopIteration:
             break
-    assert stops == 30 // 4
-    for name in ("pretrain_global", "pretrain_local", "igd_global", "igd_local"):
-        whole, parted = (
-            torch.load(run / f"{name}.pt", weights_only=True)["modules"]
-            for run in (bundle.path.with_name("smoke.run"), tmp_path / "x.run")
-        )
-        for module in whole:
-            for key, value in whole[module].items():
-                assert torch.equal(value, parted[module][key]), f"{name} {module} {key}"
+    assert stops == len(stop_after)
+    assert_same_networks(bundle.path.with_name("smoke.run"), tmp_path / "x.run", STAGES)
 
 
 def test_two_processes_train_one_bundle(data: Path, tmp_path: Path) -> None:
