@@ -238,26 +238,26 @@ class Energy(torch.nn.Module):
         return x.square().mean(dim=(1, 2, 3))[:, None]
 
 
-@pytest.mark.parametrize(("kappa", "colour"), [(0.0, 0.0), (100.0, 1.0)])
+@pytest.mark.parametrize(("kappa", "colour"), [(0.0, 1.0), (100.0, 2**0.5)])
 def test_an_encoder_matches_pictures_and_by_kappa_the_critics_features(
     tmp_path: Path, kappa: float, colour: float
 ) -> None:
-    """Of pictures of -1 and 1 in equal parts, 0 is the nearest of one colour; 1 has as much
-    energy."""
+    """Of pictures of 0 and 2 in equal parts, 1 is the nearest of one colour; the square root of 2
+    has as much energy."""
     torch.manual_seed(0)
     net = Fanogan(TinyNet(), GAN, 32)
     net.decoder = Painter()  # type: ignore[assignment]
-    signs = torch.ones(8, 3, 32, 32)
-    signs[..., ::2] = -1.0
+    striped = torch.zeros(8, 3, 32, 32)
+    striped[..., ::2] = 2.0
 
     def draw(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        return Normalise().undo(signs), torch.ones(count, 1, 32, 32)
+        return Normalise().undo(striped), torch.ones(count, 1, 32, 32)
 
     config = replace(GAN, kappa=kappa, encoder_learning_rate=0.02)
     run = a_run(tmp_path)
     train_encoder("e", net, Energy(), draw, config, 60, run, seed=0)  # type: ignore[arg-type]
     with torch.no_grad():
-        reconstructed = net.reconstruct(signs)
+        reconstructed = net.reconstruct(striped)
     assert reconstructed.abs().mean().item() == pytest.approx(colour, abs=0.1)
 
 
