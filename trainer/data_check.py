@@ -112,7 +112,7 @@ def table(document: dict[str, Any]) -> str:
     anything = document["counts"] or document["unreadable"] or document["small"]
     lines = _found_in_words(document) if anything else []
     lines += [f"refused: {refusal['message']}" for refusal in document["refusals"]]
-    where = ' ("refused:" above)' if document["refusals"] else ""
+    where = ' (see "refused:" above)' if document["refusals"] else ""
     text = "\n".join([*lines, "", f"verdict: {document['verdict']}{where}"])
     # the odd bytes of a file name cannot be printed
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

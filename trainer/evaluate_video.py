@@ -201,7 +201,7 @@ def table(evaluation: Evaluation) -> str:
     lines = [
         f"{bundle['model_id']} on {engine['name']} {engine['version']} ({engine['device']})",
         f"videos {counts['videos']} ({counts['seconds']:.1f} s), frames {counts['frames']}, "
-        f"with a lesion {counts['lesion_frames']}, uninformative {counts['uninformative']}",
+        f"with a marked lesion {counts['lesion_frames']}, uninformative {counts['uninformative']}",
         "",
     ]
 

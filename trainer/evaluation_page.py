@@ -641,6 +641,7 @@ svg .dot { fill: var(--own); stroke: #fff; }
 .key .tick { width: 2px; height: 14px; background: var(--base); }
 .key .lesion, .key .found { width: 14px; height: 14px; border: 3px solid #50ff50;
   background: #51606b; outline: 3px solid #51606b; }
+.key span.lesion { margin-left: .6rem; }
 .key .found { border-color: #fff; }
 ul { max-width: 46rem; padding-left: 1.2rem; font-size: .92rem; }
 li { margin: .35rem 0; }
