@@ -777,6 +777,7 @@ def evaluate(
                     videos, bundle, engine, output, overwrite=overwrite, progress=bar.update
                 )
             text = evaluate_video.table(document)
+            written, first = "figures, scores and boxes", "timeline.png"
         else:
             with _progress("image", False) as bar:
                 document = evaluation.evaluate(
@@ -790,7 +791,10 @@ def evaluate(
                     ),
                 )
             text = evaluation.table(document)
+            written, first = "figures, page and scores", "evaluation.html"
         _tell(json.dumps(document) if as_json else text)
+        if output is not None:
+            _say(f"{written} in {show_path(output)}{os.sep}: open {show_path(output / first)}")
 
 
 def _videos_to_measure(data: Path) -> list[Path]:

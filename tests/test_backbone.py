@@ -1,5 +1,7 @@
 """Backbones: shapes, maps, start weights, what happens where there are none, and folding."""
 
+import io
+import pickle
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -151,6 +153,14 @@ def test_absent_imagenet_weights_are_said_or_refused(monkeypatch: pytest.MonkeyP
         make_backbone(BackboneConfig(name="efficientnet_lite0", weights="imagenet"))
 
 
+def test_of_the_tiny_network_no_imagenet_weights_are_missed() -> None:
+    _, start = make_backbone(BackboneConfig(name="tiny"))
+    assert start.description == "random start"
+    with pytest.raises(ConfigError, match="there are no ImageNet weights for tiny") as refused:
+        make_backbone(BackboneConfig(name="tiny", weights="imagenet"))
+    assert "download" not in str(refused.value)
+
+
 def test_torchvisions_file_is_found_by_the_name_of_its_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,10 +216,30 @@ def test_a_checkpoint_around_the_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_holds_no_weights_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "x.pth").write_bytes(b"nothing")
-    with pytest.raises(ConfigError, match="cannot read backbone weights") as error:
-        make_backbone(BackboneConfig(weights=str(tmp_path / "x.pth")))
-    assert "\n" not in str(error.value)
+    saved = io.BytesIO()
+    torch.save(make("tiny").state_dict(), saved, _use_new_zipfile_serialization=False)
+    file = tmp_path / "x.pth"
+    for content in (b"", b"nothing", b"..", pickle.dumps([1], 4), saved.getvalue()[:-700]):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError) as error:
+            make_backbone(BackboneConfig(name="tiny", weights=str(file)))
+        why = f"cannot read backbone weights {file}: not a file that torch.save wrote. Name one"
+        assert str(error.value).startswith(why) and "\n" not in str(error.value)
+
+
+def test_a_whole_network_in_a_file_is_not_unpickled_nor_advised_to_be(tmp_path: Path) -> None:
+    torch.save(make("tiny"), tmp_path / "x.pth")
+    with pytest.raises(ConfigError, match="holds no plain state dict") as error:
+        make_backbone(BackboneConfig(name="tiny", weights=str(tmp_path / "x.pth")))
+    assert "weights_only" not in str(error.value)
+
+
+def test_a_file_of_weights_that_is_not_there_is_named_once(tmp_path: Path) -> None:
+    file = tmp_path / "gone.pth"
+    with pytest.raises(ConfigError, match="there is no file") as error:
+        make_backbone(BackboneConfig(name="tiny", weights=str(file)))
+    assert str(error.value).count(str(file)) == 1
+    assert "No such file" not in str(error.value)
 
 
 def norms_after_a_convolution(module: nn.Module) -> int:

@@ -240,7 +240,7 @@ def _all_alike(folder: Path) -> None:
     [
         pytest.param(_missing, "no data folder at", id="missing folder"),
         pytest.param(_empty, "no images in", id="no images"),
-        pytest.param(_few_train, "has 7 train frames. Expected at least 8", id="few to train on"),
+        pytest.param(_few_train, "has 15 frames to train on and calib", id="few to train on"),
         pytest.param(_few_calibration, "has 7 calibration frames", id="few to calibrate with"),
         pytest.param(_no_train, "holds calibration/ but no train/", id="calibration only"),
         pytest.param(_text_as_image, r"7 images cannot be read.*and 2 more", id="unreadable"),
@@ -265,14 +265,12 @@ def test_unusable_folder_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(
-            {"label": "abnormal"}, "1 images of train are not labelled normal", id="label"
-        ),
-        pytest.param({"label": "unclean"}, "1 images of train are not labelled normal", id="stool"),
+        pytest.param({"label": "abnormal"}, "1 image of train is not labelled normal", id="label"),
+        pytest.param({"label": "unclean"}, "1 image of train is not labelled normal", id="stool"),
         pytest.param({"label": "polyp"}, "line 2: label is 'polyp'", id="unknown label"),
         pytest.param({"split": "validation"}, "line 2: split is 'validation'", id="unknown split"),
         pytest.param({"group": "g9"}, "both train and calibration, such as 'g9'", id="leak"),
-        pytest.param({"path": "gone.png"}, r"1 files that are not there: .*gone\.png", id="absent"),
+        pytest.param({"path": "gone.png"}, r"1 file that is not there: .*gone\.png", id="absent"),
     ],
 )
 def test_index_that_cannot_be_trusted_is_refused(
@@ -300,7 +298,7 @@ def test_test_images_are_not_opened_before_they_are_asked_for(indexed: Path) -> 
 
     dataset = find_data(indexed)
 
-    with pytest.raises(DataError, match=r"1 images cannot be read: .*018\.png"):
+    with pytest.raises(DataError, match=r"1 image cannot be read: .*018\.png"):
         load_views(dataset.test, NONE)
 
 

@@ -1,6 +1,8 @@
 """What `data check` finds: each fault alone, all of them at once, and each cue that leaks."""
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from PIL import Image
 from tests.commands import ccdstream, refusal
 from tests.pictures import picture, save, save_many, write_index
 from tests.recordings import record
+from trainer.data import content_hash, find_data
 from trainer.data_check import LEAK_AUROC, check, table
 
 
@@ -120,7 +123,7 @@ def test_every_bad_file_is_listed_also_those_of_test(sound: Path) -> None:
 
     assert document["unreadable"] == sorted(bad)
     assert document["small"] == ["test/021.png", "test/022.png"]
-    assert "1 test images cannot be read" not in document["verdict"]  # train comes first
+    assert "test image" not in document["verdict"]  # train comes first
 
 
 def test_bad_test_images_alone_are_no_reason_to_refuse(sound: Path) -> None:
@@ -128,7 +131,7 @@ def test_bad_test_images_alone_are_no_reason_to_refuse(sound: Path) -> None:
 
     document = check(sound)
 
-    assert document["usable"] and "1 test images cannot be read" in document["verdict"]
+    assert document["usable"] and "but 1 test image unreadable" in document["verdict"]
 
 
 def test_duplicates_are_told_by_content_and_by_likeness(sound: Path) -> None:
@@ -259,6 +262,61 @@ def test_data_of_damaged_files_only_is_told_too(tmp_path: Path) -> None:
     document = check(tmp_path)
 
     assert document["unreadable"] == ["a.png", "b.png"] and not document["usable"]
+
+
+def test_too_few_frames_are_said_at_once_with_how_many_it_takes(tmp_path: Path) -> None:
+    save_many(tmp_path / "few", range(8))
+
+    document = check(tmp_path / "few")
+
+    assert document["counts"] == [
+        {"split": "train", "label": "normal", "source": "few", "images": 8}
+    ]
+    [refusal] = document["refusals"]
+    assert (
+        "few has 8 frames to train on and calibrate with. Expected at least 16"
+        in (refusal["message"])
+    )
+    assert "8 to train on and 8 to calibrate with" in refusal["message"]
+    assert document["verdict"] == "train would refuse this data, for 1 reason"
+
+
+def test_of_an_empty_folder_two_lines_are_said(tmp_path: Path) -> None:
+    refused, nothing, verdict = table(check(tmp_path)).splitlines()
+
+    assert refused.startswith("refused: no images in") and not nothing
+    assert verdict.startswith("verdict: train would refuse this data")
+
+
+def test_a_recording_whose_truth_marks_a_lesion_is_refused_and_the_others_counted(
+    tmp_path: Path,
+) -> None:
+    for name in "abc":
+        record(tmp_path / f"{name}.mp4", 8)
+    box = {"bbox": [1, 1, 9, 9]}
+    for name, frames in (("a", [[], [box]]), ("b", [[], []])):
+        truth = {"width": 128, "height": 96, "frames": frames}
+        (tmp_path / f"{name}_boxes.json").write_text(json.dumps(truth))
+
+    document = check(tmp_path)
+
+    [refusal] = document["refusals"]
+    assert refusal["kind"] == "marked" and refusal["paths"] == ["a.mp4"]
+    assert refusal["message"].startswith("1 recording to train on shows lesions, which are marked")
+    assert "a_boxes.json" in refusal["message"]
+    assert sum(row["images"] for row in document["counts"]) == 16  # of b and c
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text elsewhere")
+def test_names_that_are_no_text_are_told(tmp_path: Path) -> None:
+    save_many(tmp_path / "data", range(30))
+    odd = os.fsencode(tmp_path / "data") + b"/\xff.png"
+    os.rename(tmp_path / "data" / "000.png", odd)
+    Path(os.fsdecode(odd)).write_bytes((tmp_path / "data" / "001.png").read_bytes())
+
+    result = ccdstream("data", "check", tmp_path / "data")
+    assert result.exit_code == 0 and r"  001.png = \udcff.png" in result.stdout
+    assert len(content_hash(find_data(tmp_path / "data").items)) == 64
 
 
 def test_data_of_one_split_has_no_leaks_to_measure(tmp_path: Path) -> None:

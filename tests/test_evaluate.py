@@ -18,6 +18,7 @@ from ccdstream.errors import DataError, EngineError, OutputError
 from ccdstream.fuse import Calibration
 from ccdstream.score import mask_map
 from ccdstream.view import NONE, Profile
+from tests.pictures import save_many
 from trainer import evaluate as module
 from trainer.evaluate import evaluate, table
 
@@ -258,7 +259,7 @@ def test_lesion_behind_the_inset_is_counted_apart(plain: Plain, folder: Folder) 
     pixel = evaluation["pixel"]["sets"]["polyp"]
     assert (pixel["images"], pixel["lesions_out_of_sight"]) == (5, 1)
     assert pixel["maps"] == expected
-    assert any("1 polyp lesions lie wholly where" in note for note in evaluation["notes"])
+    assert any("1 polyp lesion wholly where" in note for note in evaluation["notes"])
     assert evaluation["counts"]["polyp"] == 6
 
 
@@ -335,7 +336,7 @@ def test_groups_that_are_also_in_training_are_named(folder: Folder) -> None:
 
     notes = measure(folder)["notes"]
 
-    assert any(note.startswith("1 of 5 unclean images share a group") for note in notes)
+    assert any(note.startswith("1 of 5 unclean images shares a group") for note in notes)
 
 
 def test_bundle_that_was_trained_on_this_folder_is_known(plain: Plain, folder: Folder) -> None:
@@ -404,7 +405,9 @@ def test_the_sheet_shows_best_median_and_worst_and_normal(plain: Plain) -> None:
     sheet = cv2.imread(str(plain.out / "maps.png"))
     assert sheet is not None
     rows = 4  # best, median and worst polyps; normal
-    assert sheet.shape == (rows * (192 + 18), 4 * 2 * 192, 3)
+    assert sheet.shape == (18 + rows * (192 + 18), 4 * 2 * 192, 3)
+    assert (sheet[:18] > 200).any(), "a line says what the outlines are"
+    sheet = sheet[18:]
     green = (sheet[..., 1] > 220) & (sheet[..., 0] < 140) & (sheet[..., 2] < 140)
     assert green[:210, :192].any(), "the lesion is outlined on the image"
     assert not green[630:, :192].any(), "a normal image has no lesion"
@@ -499,7 +502,7 @@ def test_results_are_not_overwritten_unasked(folder: Folder, tmp_path: Path) -> 
     measure(folder, out)
     before = (out / "scores.csv").read_bytes()
 
-    with pytest.raises(OutputError, match=r"evaluation\.json is there already"):
+    with pytest.raises(OutputError, match=r"evaluation\.json is there already.*--overwrite"):
         measure(folder, out)
     measure(folder, out, overwrite=True)
 
@@ -547,6 +550,13 @@ def test_data_that_cannot_be_measured_is_refused(
     with pytest.raises(DataError, match=message):
         measure(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_an_evaluation_lacks_is_said_before_what_a_training_would(tmp_path: Path) -> None:
+    save_many(tmp_path, range(3))
+
+    with pytest.raises(DataError, match=r"has no test images, and an evaluation needs labelled"):
+        evaluate(tmp_path, bundle(), Brightness())
 
 
 class NotFinite(Brightness):

@@ -120,7 +120,8 @@ def test_a_recording_without_lesions_has_specificity_and_false_alerts_only(tmp_p
     assert document["lesions"]["visible"] == 0 and document["lesions"]["detection_rate"] is None
     assert document["false_alerts"]["lesion_free_s"] == pytest.approx(1.0)
     assert value(document["false_alerts"]["product"]["a_minute"]) == pytest.approx(60)
-    assert "lesions                                     none" in table(document)
+    assert "marked lesions                              none" in table(document)
+    assert "1; 60.00 a minute, extrapolated from 1.0 s" in table(document)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -189,7 +190,7 @@ def test_an_uninformative_frame_detects_nothing_and_the_whole_frame_is_told(tmp_
     lesion = document["lesions"]["each"][0]
     assert (lesion["detected_frames"], lesion["whole_frame"]) == (2, 1)
     assert lesion["latency_s"] == pytest.approx(0.04)
-    assert any("In 1 called frames" in note for note in document["notes"])
+    assert any(note.startswith("1 called frame with a lesion") for note in document["notes"])
 
 
 def test_alert_latency_waits_for_the_product(tmp_path: Path) -> None:
@@ -445,7 +446,11 @@ def test_evaluate_takes_a_video_and_a_folder_of_videos(tmp_path: Path) -> None:
     options = ["--model", tmp_path / "toy", "--device", "cpu"]
     shown = ccdstream("evaluate", video, *options, "-o", tmp_path / "out")
     assert shown.exit_code == 0
-    assert "lesions detected                            1 of 1, 0 missed" in shown.stdout
+    assert "marked lesions pointed at                   1 of 1" in shown.stdout
+    assert "detect" not in shown.stdout and "missed" not in shown.stdout
+    assert shown.stderr == f"figures, scores and boxes in {tmp_path}/out/: open " + (
+        f"{tmp_path}/out/timeline.png\n"
+    )
     assert everything_in(tmp_path / "out") == set(FILES)
     again = ccdstream("evaluate", clips, *options, "--json")
     document = json.loads(again.stdout)

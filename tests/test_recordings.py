@@ -1,5 +1,6 @@
 """Frames of recordings: which are taken, found again exactly, and kept apart."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,11 +163,49 @@ def test_training_folders_may_hold_recordings(tmp_path: Path) -> None:
     assert {item.group for item in dataset.calibration} == {"calibration/b.mp4"}
 
 
+def test_one_recording_is_called_by_its_own_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"case\.mp4 has 3 frames to train on"):
+        find_data(record(tmp_path / "case.mp4", 3))
+    items = find_data(record(tmp_path / "long.mp4", 30)).items
+    assert {item.source for item in items} == {"long.mp4"}
+
+
+@pytest.mark.parametrize("below", [".", "train", "calibration"])
+def test_a_recording_of_marked_lesions_neither_trains_nor_calibrates(
+    tmp_path: Path, below: str
+) -> None:
+    for name in ("train/a.mp4", "calibration/b.mp4") if below != "." else ("a.mp4", "b.mp4"):
+        record(tmp_path / name, 9)
+    marked = tmp_path / below / ("b.mp4" if below == "calibration" else "a.mp4")
+    truth = marked.with_name(f"{marked.stem}_boxes.json")
+    truth.write_text('{"lesion_free": true}')
+    find_data(tmp_path)
+
+    truth.write_text('{"width": 9, "height": 9, "frames": [[{"bbox": [1, 1, 5, 5]}]]}')
+    with pytest.raises(DataError, match="1 recording to train on shows lesions"):
+        find_data(tmp_path)
+    truth.write_text("{}")
+    with pytest.raises(DataError, match="is no usable truth"):
+        find_data(tmp_path)
+
+
+def test_a_sample_with_its_lesions_is_no_normal_procedure(tmp_path: Path) -> None:
+    video = record(tmp_path / "sample.mp4", 30)
+    find_data(video)
+    truth = {"format": "ccdstream-sample-truth", "format_version": 1, "size": [96, 128]}
+    scenes = [{"kind": "lesion", "start_frame": 0, "end_frame": 9}]
+    lesions = [{"frame": 3, "boxes": [[1, 1, 5, 5]]}]
+    truth |= {"frame_count": 9, "scenes": scenes, "lesions": lesions}
+    video.with_name("sample.truth.json").write_text(json.dumps(truth))
+    with pytest.raises(DataError, match=r"lesions, which are marked in .*sample\.truth\.json"):
+        find_data(video)
+
+
 def test_recordings_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     record(tmp_path / "a.mp4", 3)
     (tmp_path / "b.mp4").write_bytes(b"no video")
 
-    with pytest.raises(DataError, match=r"1 recordings cannot be read: .*b\.mp4"):
+    with pytest.raises(DataError, match=r"1 recording cannot be read: .*b\.mp4"):
         find_data(tmp_path)
 
 

@@ -4,16 +4,19 @@ A new network is a subclass of `Backbone` and a line in `_build`; nothing else k
 """
 
 import importlib.util
+import struct
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
+from zipfile import BadZipFile, is_zipfile
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ccdstream.errors import ConfigError
+from ccdstream.errors import ConfigError, show_path
 from trainer.config import BackboneConfig
 from trainer.modes import evaluating
 
@@ -68,7 +71,7 @@ class Backbone(nn.Module):
     """Stride in pixels -> channels of the last feature map with that stride; 4, 8, 16 and 32, as
     far as the network has them."""
     imagenet_licence = ""
-    """Licence of the file that `imagenet_file` finds."""
+    """Licence of the file that `imagenet_file` finds; empty where no such weights are published."""
 
     def __init__(self, layers: nn.Sequential) -> None:
         super().__init__()
@@ -303,6 +306,13 @@ def make_backbone(config: BackboneConfig) -> tuple[Backbone, Start]:
     if config.weights in ("auto", "imagenet"):
         found = backbone.imagenet_file()
         if found is None:
+            if not backbone.imagenet_licence:
+                if config.weights == "imagenet":
+                    raise ConfigError(
+                        f"there are no ImageNet weights for {config.name}. Set the backbone's "
+                        "weights to none, or choose another backbone."
+                    )
+                return backbone, Start("random start", "")
             if config.weights == "imagenet":
                 raise ConfigError(
                     f"no ImageNet weights for {config.name} on this machine. Install or download "
@@ -318,26 +328,52 @@ def make_backbone(config: BackboneConfig) -> tuple[Backbone, Start]:
         backbone.load(_read_state(file))
     except ValueError as error:
         raise ConfigError(
-            f"{file}: these weights are not {config.name}'s: {error}. Name a file of that network, "
-            "or leave the backbone's weights at auto."
+            f"{show_path(file)}: these weights are not {config.name}'s: {error}. "
+            "Name a file of that network, or leave the backbone's weights at auto."
         ) from error
     return backbone, start
 
 
+_NOT_SAVED = (
+    *(AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError),
+    *(BadZipFile, UnpicklingError, struct.error),
+)
+"""What `torch.load` raises at a file that is none of its own, or a damaged one."""
+
+
 def _read_state(file: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of other pickles, which are refused here
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
         raise ConfigError(
-            f"cannot read backbone weights {file}: {str(error).splitlines()[0]}. "
+            f"cannot read backbone weights: there is no file {show_path(file)}. "
+            "Name one that torch.save wrote, or leave the backbone's weights at auto."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read backbone weights {show_path(file)}: {error.strerror or error}. "
             "Name a file that torch.save wrote."
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    except _NOT_SAVED as error:
+        # torch's own words advise to run whatever code the file holds
+        if is_zipfile(file):
+            raise _no_state_dict(file) from error
         raise ConfigError(
-            f"{file} holds no plain state dict. Save the network's own: "
-            "torch.save(net.state_dict(), FILE)."
-        )
+            f"cannot read backbone weights {show_path(file)}: not a file that torch.save wrote. "
+            "Name one that holds the network's state dict."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise _no_state_dict(file)
     return state
+
+
+def _no_state_dict(file: Path) -> ConfigError:
+    return ConfigError(
+        f"{show_path(file)} is damaged or holds no plain state dict. Save the network's own: "
+        "torch.save(net.state_dict(), FILE)."
+    )
 
 
 def fold_batch_norm(module: nn.Module) -> None:

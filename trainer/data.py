@@ -38,6 +38,8 @@ from trainer.items import (
     Item,
     Problem,
     Progress,
+    are,
+    counted,
     named,
     too_small,
     unreadable,
@@ -94,10 +96,11 @@ def find_data(data: Path, *, progress: Progress | None = None) -> Dataset:
 
     Raises:
         DataError: if nothing is there, or no images; if `train` or `calibration` has fewer than
-            `FEWEST_FRAMES` frames, holds one that is not normal or is named abnormal, or shares a
-            group with the other; if an image or recording of `train`, `calibration` or `pretrain`
-            cannot be read or is smaller than `SMALLEST_SIDE_PX`; if images and recordings are
-            mixed; if a list names files or values that are unknown.
+            `FEWEST_FRAMES` frames, holds one that is not normal or is named abnormal, is of a
+            recording in which lesions are marked, or shares a group with the other; if an image or
+            recording of `train`, `calibration` or `pretrain` cannot be read or is smaller than
+            `SMALLEST_SIDE_PX`; if images and recordings are mixed; if a list names files or values
+            that are unknown.
     """
     dataset, problems = survey(data, progress=progress)
     if problems:
@@ -128,7 +131,7 @@ def survey(data: Path, *, progress: Progress | None = None) -> tuple[Dataset, li
         for item in items
         if item.split != "test" and item.pts is None and item.path not in known
     ]
-    return dataset, [*found.problems, *_of_headers(openable), *_of_splits(dataset)]
+    return dataset, [*found.problems, *_of_headers(openable), *_of_splits(dataset, data)]
 
 
 def load_views(
@@ -215,7 +218,9 @@ def content_hash(items: Sequence[Item]) -> str:
         f"{'' if item.pts is None else f'@{item.pts}'}\t{of_file[item.path]}\n"
         for item in items
     )
-    return hashlib.sha256("".join([f"{len(items)}\n", *lines]).encode()).hexdigest()
+    # the odd bytes of a file name are surrogates in it
+    text = "".join([f"{len(items)}\n", *lines]).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -223,27 +228,37 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _of_splits(dataset: Dataset) -> list[Problem]:
+def _of_splits(dataset: Dataset, data: Path) -> list[Problem]:
     problems = []
+    usable = len(dataset.train) + len(dataset.calibration)
+    if usable < 2 * FEWEST_FRAMES:
+        message = (
+            f"{show_path(data)} has {counted(usable, 'frame')} to train on and calibrate with. "
+            f"Expected at least {2 * FEWEST_FRAMES}, apart from near-duplicates: {FEWEST_FRAMES} "
+            f"to train on and {FEWEST_FRAMES} to calibrate with; add normal frames."
+        )
+        problems.append(Problem("few", message))
     for split in ("train", "calibration", "pretrain"):
         items = dataset.of_split(split)
         strange = [item.path for item in items if item.label != "normal"]
         if strange:
             message = (
-                f"{len(strange)} images of {split} are not labelled normal: {named(strange)}. "
-                "Only normal frames train and calibrate; move these to test."
+                f"{counted(len(strange), 'image')} of {split} {are(len(strange))} not labelled "
+                f"normal: {named(strange)}. Only normal frames train and calibrate: the "
+                "others belong in test."
             )
             problems.append(Problem("label", message, tuple(strange)))
-        if split != "pretrain" and len(items) < FEWEST_FRAMES:
+        if split != "pretrain" and len(items) < FEWEST_FRAMES and usable >= 2 * FEWEST_FRAMES:
             message = (
-                f"{show_path(dataset.folder)} has {len(items)} {split} frames. Expected at least "
+                f"{show_path(data)} has {counted(len(items), f'{split} frame')}. Expected at least "
                 f"{FEWEST_FRAMES}, apart from near-duplicates; add normal frames."
             )
             problems.append(Problem("few", message))
     shared = {item.group for item in dataset.train} & {item.group for item in dataset.calibration}
     if shared:
         message = (
-            f"{len(shared)} near-duplicate groups lie in both train and calibration, such as "
+            f"{counted(len(shared), 'near-duplicate group')} "
+            f"{'lies' if len(shared) == 1 else 'lie'} in both train and calibration, such as "
             f"{sorted(shared)[0]!r}. Keep each group on one side, or thresholds come out too low."
         )
         paths = tuple(item.path for item in dataset.items if item.group in shared)

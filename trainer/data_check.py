@@ -28,7 +28,7 @@ from ccdstream.view import NONE, rgb_of_frame
 from trainer.baselines import Surface, surface_cues, surface_of
 from trainer.data import Dataset, Item, Progress, read_image, read_mask, survey
 from trainer.images import NEAR_DUPLICATE_BITS, difference_hash, near_duplicate_pairs
-from trainer.items import NAMED_IN_A_MESSAGE, SMALLEST_SIDE_PX
+from trainer.items import NAMED_IN_A_MESSAGE, SMALLEST_SIDE_PX, counted
 from trainer.recordings import views_at
 
 LEAK_AUROC = 0.7
@@ -109,6 +109,16 @@ def check(data: Path, *, progress: Progress | None = None) -> dict[str, Any]:
 
 def table(document: dict[str, Any]) -> str:
     """What `check` found, for people: the first few of every list."""
+    anything = document["counts"] or document["unreadable"] or document["small"]
+    lines = _found_in_words(document) if anything else []
+    lines += [f"refused: {refusal['message']}" for refusal in document["refusals"]]
+    where = ' (see "refused:" above)' if document["refusals"] else ""
+    text = "\n".join([*lines, "", f"verdict: {document['verdict']}{where}"])
+    # the odd bytes of a file name cannot be printed
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _found_in_words(document: dict[str, Any]) -> list[str]:
     lines = [f"layout: {document['layout']}", ""]
     counts = document["counts"]
     if counts:
@@ -122,9 +132,7 @@ def table(document: dict[str, Any]) -> str:
     lines += _listed("unreadable", document["unreadable"])
     lines += _listed(f"smaller than {SMALLEST_SIDE_PX} px", document["small"])
     lines += _duplicates_in_words(document) + _masks_in_words(document["masks"])
-    lines += _leaks_in_words(document["leaks"])
-    lines += [f"refused: {refusal['message']}" for refusal in document["refusals"]]
-    return "\n".join([*lines, "", f"verdict: {document['verdict']}"])
+    return lines + _leaks_in_words(document["leaks"])
 
 
 # -- looking --------------------------------------------------------------------------------------
@@ -265,8 +273,7 @@ def _leaks(seen: dict[Item, _Seen]) -> dict[str, dict[str, float | None]]:
 def _verdict(document: dict[str, Any]) -> str:
     refusals = len(document["refusals"])
     if refusals:
-        reasons = "a reason" if refusals == 1 else f"{refusals} reasons"
-        return f"train would refuse this data, for {reasons}: see refused"
+        return f"train would refuse this data, for {counted(refusals, 'reason')}"
     masks = document["masks"]
     loud = {
         cue
@@ -275,14 +282,14 @@ def _verdict(document: dict[str, Any]) -> str:
         if value is not None and value >= LEAK_AUROC
     }
     remarks = [
-        (len(document["unreadable"]), "test images cannot be read"),
-        (len(document["small"]), "test images are too small"),
-        (len(document["near_duplicates"]["pairs"]), "near-duplicate pairs lie across splits"),
-        (len(masks["other_size"]), "masks are not of their image's size"),
-        (len(masks["unreadable"]), "masks cannot be read"),
-        (len(loud), "cues give the label away without looking at tissue"),
+        (len(document["unreadable"]), "test image", "unreadable"),
+        (len(document["small"]), "test image", "too small"),
+        (len(document["near_duplicates"]["pairs"]), "near-duplicate pair", "across splits"),
+        (len(masks["other_size"]), "mask", "not of the image's size"),
+        (len(masks["unreadable"]), "mask", "unreadable"),
+        (len(loud), "cue", "giving the label away without looking at tissue"),
     ]
-    said = "; ".join(f"{count} {what}" for count, what in remarks if count)
+    said = "; ".join(f"{counted(count, noun)} {what}" for count, noun, what in remarks if count)
     return "train can use this data" + (f", but {said}" if said else "")
 
 

@@ -39,8 +39,9 @@ from ccdstream.fuse import Calibration
 from ccdstream.score import mask_map
 from ccdstream.view import Profile, map_to_image, mask_to_view, whole_frame
 from trainer.baselines import centre_map, image_baselines, red_map, surfaces
-from trainer.data import Dataset, Item, Views, content_hash, find_data, load_views, read_mask
+from trainer.data import Dataset, Item, Views, content_hash, load_views, read_mask, survey
 from trainer.evaluation_page import Example, Examples, contact_sheet, draw, page
+from trainer.items import counted
 from trainer.localisation import (
     FIGURES,
     PAPER_GROUP_IMAGES,
@@ -141,7 +142,7 @@ def evaluate(
     """Run `bundle` over the calibration and test images of `data` and measure it.
 
     Args:
-        data: a folder that `find_data` understands.
+        data: a folder that `trainer.data.find_data` understands.
         engine: runs `bundle`.
         out: a folder for `FILES`; nothing is written if None.
         batch: images in one call of the engine; the figures do not depend on it.
@@ -173,7 +174,11 @@ def evaluate(
     """
     if out is not None and not overwrite:
         _refuse_existing(out)
-    dataset = find_data(data)
+    dataset, problems = survey(data)
+    if not dataset.test and all(problem.kind in ("empty", "few") for problem in problems):
+        raise _no_test_images(dataset)  # before any word on train: an evaluation is about these
+    if problems:
+        raise DataError(problems[0].message)
 
     def at(step: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(step, done, total) if progress else None
@@ -243,8 +248,8 @@ def evaluate(
             out,
             {
                 "evaluation.json": (json.dumps(evaluation, indent=2) + "\n").encode(),
-                "evaluation.html": page(evaluation, raw, _alert_at(bundle), examples).encode(),
-                "scores.csv": _scores_csv(dataset, bundle, scored, marked).encode(),
+                "evaluation.html": _bytes(page(evaluation, raw, _alert_at(bundle), examples)),
+                "scores.csv": _bytes(_scores_csv(dataset, bundle, scored, marked)),
                 "maps.png": contact_sheet(examples),
             },
         )
@@ -329,10 +334,7 @@ def test_sets(dataset: Dataset, only: Sequence[str] | None = None) -> dict[str, 
     """
     folder = show_path(dataset.folder)
     if not dataset.test:
-        raise DataError(
-            f"{folder} has no test images, so there is nothing to measure. "
-            "List some in its index.csv, or put normal ones into test/."
-        )
+        raise _no_test_images(dataset)
     sets: dict[str, list[Item]] = {}
     for item in dataset.test:
         first = item.path.relative_to(dataset.folder).parts[0]
@@ -352,6 +354,13 @@ def test_sets(dataset: Dataset, only: Sequence[str] | None = None) -> dict[str, 
         )
     wanted = sets if only is None else {name: sets[name] for name in sets if name in only}
     return dict(sorted(wanted.items(), key=lambda entry: (entry[0] != "normal", entry[0])))
+
+
+def _no_test_images(dataset: Dataset) -> DataError:
+    return DataError(
+        f"{show_path(dataset.folder)} has no test images, and an evaluation needs labelled ones. "
+        "List them in an index.csv, or put them into test/normal/ and test/abnormal/."
+    )
 
 
 def _score(
@@ -515,7 +524,7 @@ def _mark(
 
 
 def _predicted(anomaly_map: np.ndarray, counted: np.ndarray, threshold: float) -> np.ndarray:
-    """Bool [256, 256]: what the map takes for the lesion."""
+    """Bool [256, 256]: the largest connected part above the threshold."""
     return largest_component(counted & (np.where(counted, anomaly_map, -np.inf) > threshold))
 
 
@@ -556,16 +565,19 @@ def _notes(
     for name, items in sets.items():
         if shared := sum(item.group in groups for item in items):
             notes.append(
-                f"{shared} of {len(items)} {name} images share a group with training or "
-                "calibration frames."
+                f"{shared} of {counted(len(items), f'{name} image')} "
+                f"{'shares' if shared == 1 else 'share'} a group with training or calibration "
+                "frames."
             )
     for name, some in marked.items():
         if without := some.lesions.count(None):
-            notes.append(f"{without} {name} images have no lesion mask: no pixel figures of them.")
+            notes.append(
+                f"{counted(without, f'{name} image')} without a lesion mask: no pixel figures."
+            )
         if hidden := len(some.lesions) - without - len(some.in_sight):
             notes.append(
-                f"{hidden} {name} lesions lie wholly where the view is not valid: left out of the "
-                "pixel figures."
+                f"{counted(hidden, f'{name} lesion')} wholly where the view is not valid: left out "
+                "of the pixel figures."
             )
         images = len(some.in_sight)
         if images < PAPER_GROUPS * PAPER_GROUP_IMAGES:
@@ -612,7 +624,15 @@ def _interval(figure: Mapping[str, Any], factor: float, form: str) -> str:
 def _refuse_existing(out: Path) -> None:
     for name in FILES:
         if (out / name).exists():
-            raise OutputError(f"{out / name} is there already. Name another folder, or remove it.")
+            raise OutputError(
+                f"{show_path(out / name)} is there already. "
+                "Replace it with --overwrite, or choose another place with --output."
+            )
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8; the odd bytes of a file name become an escape, not an error."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _write(out: Path, files: Mapping[str, bytes]) -> None:
@@ -625,7 +645,8 @@ def _write(out: Path, files: Mapping[str, bytes]) -> None:
             os.replace(part, out / name)
     except OSError as error:
         raise OutputError(
-            f"cannot write to {out}: {error.strerror or error}. Name a folder that can be written."
+            f"cannot write to {show_path(out)}: {error.strerror or error}. "
+            "Name a folder that can be written."
         ) from error
 
 

@@ -43,6 +43,7 @@ from ccdstream.errors import DataError, OutputError, show_path
 from ccdstream.report.files import TextFile, Together, refuse_existing, write_text
 from trainer.clips import Clip, check_size, watch
 from trainer.coco import frame_name, ground_truth, predictions
+from trainer.items import counted
 from trainer.metrics import auroc, average_precision, estimate, mean
 from trainer.timeline import draw_timelines, runs_of
 from trainer.truth import LINK_GAP_S, Truth, find_truth, no_truth, read_truth
@@ -200,7 +201,7 @@ def table(evaluation: Evaluation) -> str:
     lines = [
         f"{bundle['model_id']} on {engine['name']} {engine['version']} ({engine['device']})",
         f"videos {counts['videos']} ({counts['seconds']:.1f} s), frames {counts['frames']}, "
-        f"with a lesion {counts['lesion_frames']}, uninformative {counts['uninformative']}",
+        f"with a marked lesion {counts['lesion_frames']}, uninformative {counts['uninformative']}",
         "",
     ]
 
@@ -222,34 +223,43 @@ def table(evaluation: Evaluation) -> str:
 
     lesions = evaluation["lesions"]
     if lesions["visible"]:
-        found = f"{lesions['detected']} of {lesions['visible']}, {lesions['missed']} missed"
-        row("lesions detected", found)
+        row("marked lesions pointed at", f"{lesions['detected']} of {lesions['visible']}")
         row("  share of their frames", _percent(lesions["detected_share"]))
         row("  latency", _latency(lesions["latency_s"]))
         row(
             "  called before they can be seen",
             f"{lesions['called_before']} of {lesions['visible']}",
         )
-        row("lesions under an alert", f"{lesions['alerted']} of {lesions['visible']}")
+        row(
+            "marked lesions in view during an alert",
+            f"{lesions['alerted']} of {lesions['visible']}",
+        )
         row("  alert latency", _latency(lesions["alert_latency_s"]))
     else:
-        row("lesions", "none")
+        row("marked lesions", "none")
     lines.append("")
 
     false = evaluation["false_alerts"]
-    if false["lesion_free_s"]:
-        row("false alerts a minute", f"in {false['lesion_free_s']:.1f} s without a lesion")
+    if free_s := false["lesion_free_s"]:
+        row("without a marked lesion", f"{free_s:.1f} s of stream")
+
+        def rate(counts: Mapping[str, Any]) -> str:
+            under = f", extrapolated from {free_s:.1f} s" if free_s < 60 else ""
+            return f"{counts['count']}; {_text(counts['a_minute'], '.2f')} a minute{under}"
+
         for seconds, runs in false["runs"].items():
-            row(f"  called for {seconds} s or longer", _text(runs["a_minute"], ".2f"))
-        row("  alerts of the product", _text(false["product"]["a_minute"], ".2f"))
+            row(f"  called for {seconds} s or longer", rate(runs))
+        row("  alerts of the product", rate(false["product"]))
         row("  share of that time in state ALERT", _percent(false["product"]["share_of_time"]))
     else:
-        row("false alerts a minute", "not measured: every frame shows a lesion")
+        row("without a marked lesion", "not measured: every frame shows a lesion")
     lines += ["", *evaluation["notes"]] if evaluation["notes"] else []
     lines += [
         "",
-        "Overlap: the hottest box meets the lesion's at all (IoU > 0). The threshold for "
-        f"specificity {1 - TARGET_FPR:g} is fitted to the frames that it is reported on.",
+        "Called: an informative frame so unusual that its smoothed score reaches the threshold. "
+        "Pointed at: called, and the hottest box meets the marked one at all (overlap, IoU > 0).",
+        f"The threshold for specificity {1 - TARGET_FPR:g} is fitted to the frames that it is "
+        "reported on.",
         "In brackets: 95 % intervals over videos."
         if counts["videos"] > 1
         else "One video: no intervals.",
@@ -575,8 +585,8 @@ def _notes(videos: Sequence[Path], clips: Sequence[Clip], enter: float) -> list[
             {(clip.video, name) for clip in linked for marks in clip.lesions for name, _ in marks}
         )
         notes.append(
-            f"{count} lesions have no names in their truth and are told apart by place: a box near "
-            f"one of the last {LINK_GAP_S:g} s is the same lesion."
+            f"{counted(count, 'lesion')} without a name in the truth, told apart by place: a box "
+            f"near one of the last {LINK_GAP_S:g} s is the same lesion."
         )
     if whole := sum(
         clip.regions[index] is None
@@ -584,8 +594,8 @@ def _notes(videos: Sequence[Path], clips: Sequence[Clip], enter: float) -> list[
         for index in np.flatnonzero((clip.scores >= enter) & clip.visible)
     ):
         notes.append(
-            f"In {whole} called frames with a lesion nothing stands out: they point at the whole "
-            "frame, which overlaps every lesion."
+            f"{counted(whole, 'called frame')} with a lesion where no place stands out: the call "
+            "points at the whole frame, which overlaps every lesion."
         )
     notes += [f"{show_path(clip.video.name)}: {w}." for clip in clips for w in clip.warnings]
     return notes

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from ccdstream import NOTICE
+from trainer.items import counted
 from trainer.metrics import roc_curve
 
 MEANING = (
@@ -27,6 +28,13 @@ PREDICTED_RGB = (255, 255, 255)
 _JPEG_QUALITY = 88
 _TILE_PX = 192
 _CAPTION_PX = 18
+_FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
+_CAPTION_RGB = (230, 230, 230)
+_LEGEND = (
+    ("view beside heatmap", _CAPTION_RGB),
+    ("green: marked lesion", LESION_RGB),
+    ("white: largest part above the label-free threshold", PREDICTED_RGB),
+)
 
 Evaluation = Mapping[str, Any]
 
@@ -59,14 +67,14 @@ def draw(
 ) -> np.ndarray:
     """uint8 [H, 2 W, 3], RGB: a view beside its heatmap.
 
-    The lesion is outlined in green, what the map takes for it in white.
+    The marked lesion is outlined in green, the largest unusual part in white.
 
     Args:
         image: uint8 [3, H, W], RGB.
         fraction: float [H, W], calibrated map in [0, 1]; anything where not counted.
         counted: bool [H, W]; other pixels are shown dark.
-        found: bool [H, W], what the map takes for the lesion.
-        lesion: bool [H, W]; None where there is none.
+        found: bool [H, W], the largest connected part of the map above the threshold.
+        lesion: bool [H, W], as marked; None where there is none.
     """
     view = np.ascontiguousarray(image.transpose(1, 2, 0))
     level = np.round(255 * np.where(counted, fraction, 0)).astype(np.uint8)
@@ -80,7 +88,7 @@ def draw(
 
 
 def contact_sheet(rows: Sequence[Examples]) -> bytes:
-    """PNG: the rows of examples, each image under its caption."""
+    """PNG: what the outlines are, then the rows of examples, each image under its caption."""
     height, width = _TILE_PX + _CAPTION_PX, 2 * _TILE_PX
     columns = max((len(row.members) for row in rows), default=1)
     sheet = np.full((max(1, len(rows)) * height, columns * width, 3), 24, np.uint8)
@@ -89,17 +97,32 @@ def contact_sheet(rows: Sequence[Examples]) -> bytes:
             tile = cv2.resize(example.picture, (width, _TILE_PX), interpolation=cv2.INTER_AREA)
             top, left = row * height, column * width
             sheet[top + _CAPTION_PX : top + height, left : left + width] = tile
-            cv2.putText(
-                sheet,
-                f"{examples.title}: {example.caption}",
-                (left + 4, top + 13),
-                cv2.FONT_HERSHEY_SIMPLEX,
-                0.42,
-                (230, 230, 230),
-                1,
-                cv2.LINE_AA,
-            )
+            _caption(sheet, f"{examples.title}: {example.caption}", left, top, _CAPTION_RGB)
+    sheet = np.vstack([_legend(sheet.shape[1]), sheet])
     return bytes(cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1])
+
+
+def _legend(width: int) -> np.ndarray:
+    """uint8 [H, width, 3], RGB: one line, or more where that is too long."""
+    places = []
+    left = top = 0
+    for text, rgb in _LEGEND:
+        long = cv2.getTextSize(text, *_FONT)[0][0] + 24
+        if left and left + long > width:
+            left, top = 0, top + _CAPTION_PX
+        places.append((text, left, top, rgb))
+        left += long
+    strip = np.full((top + _CAPTION_PX, width, 3), 24, np.uint8)
+    for place in places:
+        _caption(strip, *place)
+    return strip
+
+
+def _caption(
+    picture: np.ndarray, text: str, left: int, top: int, rgb: tuple[int, int, int]
+) -> None:
+    face, size, thickness = _FONT
+    cv2.putText(picture, text, (left + 4, top + 13), face, size, rgb, thickness, cv2.LINE_AA)
 
 
 def page(
@@ -265,8 +288,8 @@ def _pixel_table(evaluation: Evaluation) -> str:
                 f"{cells}</tr>"
             )
     about = "; ".join(
-        f"{name}: {one['images']} images with a lesion in sight, {one['regions']} regions, "
-        f"groups of {one['paper_group_images']}"
+        f"{name}: {counted(one['images'], 'image')} with a marked lesion in sight, "
+        f"{counted(one['regions'], 'region')}, groups of {one['paper_group_images']}"
         for name, one in sets.items()
     )
     return (
@@ -286,7 +309,8 @@ def _alert_table(evaluation: Evaluation) -> str:
     alerts = evaluation["alerts"]
     rows = "".join(
         f'<tr><th scope="row">{_safe(name)}</th><td class="value">{_percent(rate)}</td>'
-        f'<td class="plot">{_strip(rate, ())}</td><td class="beside">{rate["n"]} images</td></tr>'
+        f'<td class="plot">{_strip(rate, ())}</td>'
+        f'<td class="beside">{counted(rate["n"], "image")}</td></tr>'
         for name, rate in alerts["rates"].items()
     )
     return (
@@ -312,9 +336,10 @@ def _gallery(examples: Iterable[Examples]) -> str:
         for row in examples
     )
     return (
-        '<p class="key">View beside heatmap. <span class="lesion"></span> outline of the lesion '
-        '<span class="found"></span> outline of what the map takes for it. Best, median and worst '
-        "by IoU at the label-free threshold; the choice uses the lesion masks.</p>" + rows
+        '<p class="key">View beside heatmap. <span class="lesion"></span> outline of the marked '
+        'lesion <span class="found"></span> outline of the largest part of the map above the '
+        "label-free threshold: unusual, whatever it is. Best, median and worst by IoU at that "
+        "threshold; the choice uses the lesion masks.</p>" + rows
     )
 
 
@@ -481,7 +506,7 @@ def _grid(charts: Iterable[str]) -> str:
 def _counts_of(evaluation: Evaluation, name: str) -> str:
     counts = evaluation["counts"]
     normal = counts.get("normal")
-    return f"{counts[name]} images" + (f" against {normal} normal" if normal else "")
+    return counted(counts[name], "image") + (f" against {normal} normal" if normal else "")
 
 
 def _figure_and_baselines(
@@ -614,9 +639,10 @@ svg .dot { fill: var(--own); stroke: #fff; }
 .key span:first-child { margin-left: 0; }
 .key .dot { width: 9px; height: 9px; border-radius: 50%; background: var(--own); }
 .key .tick { width: 2px; height: 14px; background: var(--base); }
-.key .lesion, .key .found { width: 14px; height: 14px; border: 3px solid #4ade4a;
-  background: #51606b; }
-.key .found { border-color: #fff; outline: 1px solid var(--line); }
+.key .lesion, .key .found { width: 14px; height: 14px; border: 3px solid #50ff50;
+  background: #51606b; outline: 3px solid #51606b; }
+.key span.lesion { margin-left: .6rem; }
+.key .found { border-color: #fff; }
 ul { max-width: 46rem; padding-left: 1.2rem; font-size: .92rem; }
 li { margin: .35rem 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .35rem 1.5rem; margin: 0;

@@ -94,6 +94,16 @@ class Problem:
     """Every file that it is about."""
 
 
+def counted(number: int, noun: str) -> str:
+    """How many there are of a thing: "1 image", "2 images"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def are(number: int) -> str:
+    """The verb after a number of things."""
+    return "is" if number == 1 else "are"
+
+
 def named(paths: Sequence[Path]) -> str:
     """The first few paths, and how many more there are."""
     shown = ", ".join(show_path(path) for path in paths[:NAMED_IN_A_MESSAGE])
@@ -101,12 +111,12 @@ def named(paths: Sequence[Path]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def unreadable(paths: Sequence[Path], noun: str = "images") -> Problem:
+def unreadable(paths: Sequence[Path], noun: str = "image") -> Problem:
     """These cannot be decoded."""
     return Problem(
         "unreadable",
-        f"{len(paths)} {noun} cannot be read: {named(paths)}. "
-        "Expected whole files; copy them again or remove them.",
+        f"{counted(len(paths), noun)} cannot be read: {named(paths)}. "
+        "Expected whole files: copy again or remove what is broken.",
         tuple(paths),
     )
 
@@ -115,7 +125,7 @@ def too_small(paths: Sequence[Path]) -> Problem:
     """These are smaller than `SMALLEST_SIDE_PX`."""
     return Problem(
         "small",
-        f"{len(paths)} images are smaller than {SMALLEST_SIDE_PX} px: {named(paths)}. "
-        "Remove them, or give the frames at their own size.",
+        f"{counted(len(paths), 'image')} {are(len(paths))} smaller than {SMALLEST_SIDE_PX} px: "
+        f"{named(paths)}. Give the frames at their own size, or remove the small ones.",
         tuple(paths),
     )

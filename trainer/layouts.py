@@ -2,7 +2,8 @@
 
 Tried in this order:
 
-1. A file: one recording of a normal procedure. `trainer.recordings` says which of its frames.
+1. A file: one recording of a normal procedure. `trainer.recordings` says which of its frames. A
+   recording with a truth beside it (`trainer.truth`) that marks lesions is refused, here and below.
 2. `index.csv`: one row an image with the columns path, label, split and, where known, source,
    position_box (1 where the scope-guide inset is there) and group (of near-duplicates).
 3. `data.json` beside `images/`: the lists of MedIAnomaly (Cai et al.), which holds LAG and others;
@@ -42,7 +43,19 @@ from pathlib import Path
 from ccdstream.errors import DataError, show_path
 from trainer import recordings
 from trainer.images import grouped, hold_out
-from trainer.items import IMAGE_SUFFIXES, LABELS, SPLITS, Item, Problem, Progress, named
+from trainer.items import (
+    FEWEST_FRAMES,
+    IMAGE_SUFFIXES,
+    LABELS,
+    SPLITS,
+    Item,
+    Problem,
+    Progress,
+    are,
+    counted,
+    named,
+)
+from trainer.truth import find_truth, read_truth
 
 HYPERKVASIR_NORMAL = ("cecum", "ileum", "bbps-2-3")
 HYPERKVASIR_UNCLEAN = ("bbps-0-1", "impacted-stool")
@@ -83,7 +96,7 @@ def recognise(data: Path, *, progress: Progress | None = None) -> Found:
         DataError: nothing is there, or the list in it cannot be understood.
     """
     if data.is_file():
-        return _recordings([data], data.parent, data.parent, progress)
+        return _recordings([data], data.parent, data.parent, data.name, progress)
     if not data.is_dir():
         raise DataError(
             f"no data folder at {show_path(data)}. Give a folder of normal frames or recordings, "
@@ -118,8 +131,8 @@ def _there(items: Sequence[Item], listing: Path) -> tuple[list[Item], list[Probl
     if not absent:
         return list(items), []
     message = (
-        f"{show_path(listing)} lists {len(absent)} files that are not there: {named(absent)}. "
-        "Copy them or remove their rows."
+        f"{show_path(listing)} lists {counted(len(absent), 'file')} that {are(len(absent))} not "
+        f"there: {named(absent)}. Copy what is missing, or remove it from the list."
     )
     gone = set(absent)
     return [item for item in items if item.path not in gone], [
@@ -288,7 +301,9 @@ def _chosen(items: Sequence[Item], train: int, test: int) -> list[Item]:
         groups[item.group].append(item)
     ordered = sorted(
         groups.values(),
-        key=lambda members: hashlib.sha256(min(i.path.name for i in members).encode()).digest(),
+        key=lambda members: hashlib.sha256(
+            min(item.path.name for item in members).encode("utf-8", "surrogateescape")
+        ).digest(),
     )
     to_test: list[Item] = []
     to_train: list[Item] = []
@@ -323,8 +338,9 @@ def _split_folders(folder: Path, progress: Progress | None) -> Found:
     said = "train/, calibration/, patches/, test/, where there"
     for split, (stills, videos, _) in found.items():
         if videos:
-            sampled, more = recordings.sample_all(videos, progress=progress)
-            problems += more
+            normal, marked = _without_marked(videos)
+            sampled, more = recordings.sample_all(normal, progress=progress)
+            problems += marked + more
             said += f"; {split}: {recordings.said(sampled)}"
             if split == "train" and not (folder / "calibration").is_dir():
                 items += recordings.held_out(sampled, folder, folder.name)
@@ -382,7 +398,7 @@ def _test_below(test: Path, folder: Path, listed: dict[Path, Item]) -> list[Item
 def _plain(folder: Path, progress: Progress | None) -> Found:
     images, videos = images_below(folder), recordings.recordings_below(folder)
     if videos and not images:
-        return _recordings(videos, folder, folder.parent, progress)
+        return _recordings(videos, folder, folder.parent, folder.name, progress)
     items = [_item(path, folder, "normal", "train") for path in images]
     problems = [_mixed(folder, len(images), videos)] if videos else []
     if any(path.is_dir() for path in folder.rglob("masks")):
@@ -398,10 +414,16 @@ def _plain(folder: Path, progress: Progress | None) -> Found:
 
 
 def _recordings(
-    paths: Sequence[Path], folder: Path, named_from: Path, progress: Progress | None
+    paths: Sequence[Path],
+    folder: Path,
+    named_from: Path,
+    source: str,
+    progress: Progress | None,
 ) -> Found:
-    sampled, problems = recordings.sample_all(paths, progress=progress)
-    items = recordings.held_out(sampled, folder, folder.name)
+    normal, problems = _without_marked(paths)
+    sampled, more = recordings.sample_all(normal, progress=progress)
+    problems += more
+    items = recordings.held_out(sampled, folder, source)
     layout = f"recordings of normal procedures: {recordings.said(sampled)}"
     if sampled and not items:
         message = f"not one frame to train on: {layout}. Expected lit, sharp frames of mucosa."
@@ -412,11 +434,36 @@ def _recordings(
     return Found(layout, items, _named_abnormal(items, named_from) + problems)
 
 
+def _without_marked(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
+    """The recordings that no file beside them calls abnormal, and the problem of the others."""
+    normal: list[Path] = []
+    marked: dict[Path, Path] = {}  # recording: its truth
+    problems = []
+    for path in paths:
+        try:
+            truth = find_truth(path)
+            if truth is not None and any(read_truth(truth).frames or ()):
+                marked[path] = truth
+            else:
+                normal.append(path)
+        except DataError as error:
+            problems.append(Problem("truth", str(error), (path,)))
+    if marked:
+        message = (
+            f"{counted(len(marked), 'recording')} to train on "
+            f"{'shows' if len(marked) == 1 else 'show'} lesions, which are marked in "
+            f"{named(list(marked.values()))}. Only normal procedures train and calibrate: move "
+            "such recordings away."
+        )
+        problems.append(Problem("marked", message, tuple(marked)))
+    return normal, problems
+
+
 def _mixed(folder: Path, images: int, videos: Sequence[Path]) -> Problem:
     message = (
-        f"{show_path(folder)} holds both {images} images and {len(videos)} recordings, and stills "
-        "saved from a recording would lie on both sides of the calibration. Give a folder of one "
-        "kind."
+        f"{show_path(folder)} holds both {counted(images, 'image')} and "
+        f"{counted(len(videos), 'recording')}, and stills saved from a recording would lie on both "
+        "sides of the calibration. Give a folder of one kind."
     )
     return Problem("mixed", message, tuple(videos))
 
@@ -456,9 +503,9 @@ def _named_abnormal(items: Sequence[Item], named_from: Path) -> list[Problem]:
     if not strange:
         return []
     message = (
-        f"{len(strange)} files to train on are named as abnormal: {named(strange)}. Only normal "
-        "frames train and calibrate: move these away. If they are normal, rename them, or list all "
-        "images with their labels in an index.csv."
+        f"{counted(len(strange), 'file')} to train on {are(len(strange))} named as abnormal: "
+        f"{named(strange)}. Only normal frames train and calibrate: move the others away. If these "
+        "are normal, rename them, or list all images with their labels in an index.csv."
     )
     return [Problem("named abnormal", message, tuple(strange))]
 
@@ -478,6 +525,10 @@ def _mask_of(image: Path) -> Path | None:
 
 
 def _calibrated(items: Sequence[Item], folder: Path) -> tuple[list[Item], list[Problem]]:
-    """`items` with a part of train held out for calibration, by near-duplicate group."""
+    """`items` with a part of train held out for calibration, by near-duplicate group.
+
+    Too few of them to train and to calibrate stay as they are, and whoever counts refuses them.
+    """
     train, problems = grouped([item for item in items if item.split == "train"], folder)
-    return [item for item in items if item.split != "train"] + hold_out(train), problems
+    held = hold_out(train) if len(train) >= 2 * FEWEST_FRAMES else train
+    return [item for item in items if item.split != "train"] + held, problems

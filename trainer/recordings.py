@@ -146,7 +146,7 @@ def sample_all(
             (small if min(one.size) < SMALLEST_SIDE_PX else sampled).append(one)
         if progress is not None:
             progress(done, len(paths))
-    problems = [unreadable(broken, "recordings")] if broken else []
+    problems = [unreadable(broken, "recording")] if broken else []
     problems += [too_small([one.path for one in small])] if small else []
     return sampled, problems
 

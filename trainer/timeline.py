@@ -20,16 +20,17 @@ def draw_timelines(path: Path, clips: Sequence[Clip], enter: float) -> None:
     Raises:
         OutputError: it cannot be written.
     """
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure  # not pyplot: it would look for a screen
 
     shown = clips[:MOST_CLIPS]
-    figure = Figure(figsize=(14, 0.6 + 1.7 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(14, 0.9 + 1.7 * len(shown)), layout="constrained")
     rows = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
     for axes, clip in zip(rows, shown, strict=True):
         starts = clip.seconds
         ends = starts + clip.shown * float(clip.time_base)
         for frames, colour, label in (
-            (clip.visible, "#7fbf7f", "lesion visible"),
+            (clip.visible, "#7fbf7f", "marked lesion in view"),
             (~clip.informative, "#c8c8c8", "uninformative"),
         ):
             for first, last in runs_of(frames):
@@ -49,8 +50,15 @@ def draw_timelines(path: Path, clips: Sequence[Clip], enter: float) -> None:
         axes.set_xlim(starts[0], ends[-1])
         axes.set_ylim(0, 1.08)
         axes.set_title(show_path(clip.video.name), fontsize=9, loc="left", parse_math=False)
-        axes.legend(fontsize=7, loc="lower right", ncols=5)
+        axes.set_ylabel("smoothed score", fontsize=8)
     rows[-1].set_xlabel("stream time in seconds")
+    named: dict[str, Artist] = {}  # one legend for all clips, and off their curves
+    for axes in rows:
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        named.values(), named.keys(), fontsize=8, loc="outside upper right", ncols=len(named)
+    )
     try:
         figure.savefig(path, format="png", dpi=90)
     except OSError as error:
