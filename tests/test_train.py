@@ -258,7 +258,8 @@ def test_a_grid_is_trained_and_measured_and_then_only_read(data: Path, tmp_path:
         outcomes.append(json.loads(result.stdout))
         lines = result.stderr.splitlines()
     assert outcomes[0] == outcomes[1]
-    assert lines == ["variant 1 of 2: rotnet-igd", "variant 2 of 2: ccd-igd"]
+    assert lines[:2] == ["variant 1 of 2: rotnet-igd", "variant 2 of 2: ccd-igd"]
+    assert len(lines) == 3 and "ablation.md" in lines[2]
     for variant in outcomes[0]["variants"].values():
         assert 0 <= variant["figures"]["polyp"]["iou"]["value"] <= 1
     page = (tmp_path / "grid" / "variants" / "ccd-igd" / "evaluation.html").read_text()
