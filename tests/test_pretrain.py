@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from ccdstream.errors import ConfigError
-from trainer import runs
 from trainer.backbone import TinyNet
 from trainer.compute import Compute
 from trainer.config import PretrainConfig
@@ -55,11 +54,6 @@ def run_once(
     return net, run.metrics()
 
 
-@pytest.fixture
-def every_step_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "_LOG_EVERY_S", 0.0)
-
-
 def last_of(metrics: list[dict[str, float]], key: str) -> float:
     """Mean over the last five steps."""
     return sum(entry[key] for entry in metrics[-5:]) / 5
@@ -96,7 +90,6 @@ def test_position_can_be_left_out_as_the_released_global_code_does(tmp_path: Pat
     assert "position" not in metrics[-1]
 
 
-@pytest.mark.usefixtures("every_step_is_logged")
 def test_the_contrastive_term_falls_well_below_chance(tmp_path: Path) -> None:
     def patterns(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         coarse = torch.rand(count, 3, 4, 4, generator=generator)
@@ -118,7 +111,6 @@ def test_the_contrastive_term_falls_well_below_chance(tmp_path: Path) -> None:
     assert last_of(metrics, "contrastive") < chance / 2
 
 
-@pytest.mark.usefixtures("every_step_is_logged")
 @pytest.mark.parametrize("views", ["both", "first"])
 def test_a_strong_class_that_is_plain_to_see_is_told_from_every_view(
     tmp_path: Path, views: str
@@ -140,7 +132,6 @@ def test_a_strong_class_that_is_plain_to_see_is_told_from_every_view(
     assert last_of(metrics, "classification") < math.log(4) / 2
 
 
-@pytest.mark.usefixtures("every_step_is_logged")
 def test_the_direction_between_patches_is_learned_by_the_backbone(tmp_path: Path) -> None:
     config = PretrainConfig(
         steps=60,
