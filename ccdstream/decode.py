@@ -12,8 +12,9 @@ Colour is what the file is tagged with. What is not tagged follows one rule, in 
 A recording can be damaged, and can be made to do harm. Damaged packets are skipped and counted, and
 nothing is raised while anything can be decoded. FFmpeg gets the bytes of one file and may open
 nothing else (`_open`), so a playlist that poses as a video cannot make it read other files or the
-network. The level of `av.logging` stays as it is: setting it makes leaving a frame-threaded decoder
-early hang.
+network. The level of `av.logging` stays as it is: setting it makes leaving a threaded decoder early
+hang. Decoders thread within a picture only: with a thread a picture, FFmpeg hands out a picture's
+marks of damage before another thread may have found it, and the count differs from pass to pass.
 """
 
 import errno
@@ -696,7 +697,7 @@ class VideoSource:
         container = self._container
         self._stream: VideoStream = _best_video(container, show_path(self.path))
         stream = self._stream
-        stream.thread_type = "AUTO"
+        stream.thread_type = "SLICE"  # see above: damage is told the same in every pass
         stream.codec_context.flags |= _OUTPUT_CORRUPT
         stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
         self.format = container.format.name
