@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VIEW_SIZE = (256, 256)
 """(height, width) of the model's view, in pixels: the paper's image size."""
@@ -66,6 +69,37 @@ class Frame:
     def seconds(self) -> float:
         """Presentation time in seconds: to show or compare, never to rebuild a pts from."""
         return float(self.pts * self.time_base)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceFrame:
+    """A `Frame` in the memory of a GPU, as its decoder leaves it: NV12, chroma interleaved."""
+
+    y: "Tensor"
+    """uint8 [H, W], luma."""
+    uv: "Tensor"
+    """uint8 [ceil(H / 2), ceil(W / 2), 2], blue and red difference."""
+    pts: int
+    """Presentation timestamp, in units of `time_base`."""
+    time_base: Fraction
+    """Seconds per unit of `pts`, exact."""
+    colour: Colour
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width), in pixels."""
+        height, width = self.y.shape
+        return height, width
+
+    @property
+    def seconds(self) -> float:
+        """Presentation time in seconds: to show or compare, never to rebuild a pts from."""
+        return float(self.pts * self.time_base)
+
+    def on_host(self) -> Frame:
+        """The same picture in the host's memory; waits for the GPU."""
+        u, v = self.uv.permute(2, 0, 1).contiguous().cpu().numpy()
+        return Frame(self.y.cpu().numpy(), u, v, self.pts, self.time_base, self.colour)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

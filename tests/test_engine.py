@@ -348,7 +348,7 @@ def test_outputs_that_are_not_the_formats_fail_the_gate_with_a_sentence(bundle) 
 def backend(name: str, device: Device, outcome: str) -> Backend:
     """An engine that works, is off, or cannot start for the reason given."""
 
-    def open_it(bundle: Bundle, device: Device, *, threads: int | None = None) -> Engine:
+    def open_it(bundle: Bundle, device: Device, **_: object) -> Engine:
         if outcome == "works":
             return FakeEngine(name, device)
         if outcome == "is off":
@@ -418,7 +418,7 @@ def test_names_that_are_not_known_are_the_callers_mistake(bundle) -> None:
 
 
 def test_an_error_that_is_a_bug_is_not_taken_for_a_missing_engine(bundle) -> None:
-    def broken(bundle: Bundle, device: Device, *, threads: int | None = None) -> Engine:
+    def broken(bundle: Bundle, device: Device, **_: object) -> Engine:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -34,7 +34,10 @@ ONLY = {
     "av": {"ccdstream.decode", "ccdstream.encode"},
     "threading": {"ccdstream.prefetch"},
     "openvino": {"ccdstream.engine.openvino"},
-    "onnxruntime": {"ccdstream.engine.onnxruntime"},
+    "onnxruntime": {"ccdstream.engine.onnxruntime", "ccdstream.engine.precision"},
+    "tensorrt": {"ccdstream.engine.tensorrt"},
+    "tensorrt_rtx": {"ccdstream.engine.tensorrt"},
+    "torch_tensorrt": {"ccdstream.engine.torch_tensorrt"},
 }
 
 

@@ -4,14 +4,16 @@ An engine is one module of this package. It imports its library inside functions
 or broken installation is a sentence and not a traceback, and it offers two functions:
 
     probe() -> list[EngineInfo]         the devices it could run on here, and what is missing
-    open_engine(bundle, device, *, threads) -> Engine     raises EngineError where it cannot
+    open_engine(bundle, device, *, threads, build) -> Engine     raises EngineError where it cannot
 
 `select` lists the modules and chooses.
 """
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -19,7 +21,11 @@ from ccdstream.bundle import Bundle
 from ccdstream.errors import EngineError
 from ccdstream.frames import VIEW_SIZE
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Device = Literal["cpu", "cuda"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 INPUTS = ("frames", "valid")
 OUTPUTS = ("score", "map", "parts")
@@ -80,6 +86,63 @@ class Engine(Protocol):
             ValueError: an input has another type or shape.
             EngineError: the device failed, for instance for want of memory.
         """
+
+
+class DeviceEngine(Engine, Protocol):
+    """An engine that also takes what is in the GPU's memory already."""
+
+    @property
+    def max_batch(self) -> int:
+        """Most views in one call of `run_on_device`; `run` takes any number."""
+
+    def run_on_device(self, frames: "Tensor", valid: "Tensor") -> "tuple[Tensor, Tensor, Tensor]":
+        """Score a batch without a copy through the host, in the order of the current stream.
+
+        Args:
+            frames: uint8 [N, 3, 256, 256], RGB, on the engine's GPU; N of 1 to `max_batch`.
+            valid: bool [N, 256, 256], on the same GPU.
+
+        Returns:
+            score float32 [N], map float32 [N, h, w] and parts float32 [N, k], on the GPU. They are
+            the engine's own memory: the next call overwrites them.
+
+        Raises:
+            ValueError: an input has another type, shape or device.
+            EngineError: the device failed.
+        """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CalibrationViews:
+    """Views of normal frames, from which an int8 engine learns its ranges."""
+
+    frames: np.ndarray
+    """uint8 [N, 3, 256, 256]."""
+    valid: np.ndarray
+    """bool [N, 256, 256]."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How an engine is made for a GPU. Engines that compile nothing take no notice."""
+
+    precision: Precision = "fp16"
+    """What the networks compute in; normalisation, residual maps and scores are single always."""
+    batch: tuple[int, int, int] = (1, 8, 32)
+    """Least, usual and most views in a call."""
+    gpu: int = 0
+    """Which GPU, counted among those that are visible."""
+    cache: Path | None = None
+    """Folder of compiled engines; None for the user's cache folder."""
+    calibration: CalibrationViews | None = None
+    """Needed for int8."""
+    say: Callable[[str], None] = lambda _: None
+    """Told what takes long, and why a compiled engine is made anew; a line each."""
+
+    def __post_init__(self) -> None:
+        least, usual, most = self.batch
+        if not 1 <= least <= usual <= most:
+            raise ValueError(f"batch must be 1 <= least <= usual <= most, got {self.batch}")
 
 
 @dataclass(frozen=True, slots=True)

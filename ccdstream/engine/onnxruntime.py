@@ -8,6 +8,7 @@ import numpy as np
 from ccdstream.bundle import Bundle
 from ccdstream.engine.base import (
     OUTPUTS,
+    BuildOptions,
     Device,
     EngineInfo,
     EngineOutput,
@@ -71,11 +72,18 @@ def probe() -> list[EngineInfo]:
     return [cuda, EngineInfo(NAME, "cpu", True, version, "")]
 
 
-def open_engine(bundle: Bundle, device: Device, *, threads: int | None = None) -> OnnxRuntimeEngine:
+def open_engine(
+    bundle: Bundle,
+    device: Device,
+    *,
+    threads: int | None = None,
+    build: BuildOptions | None = None,
+) -> OnnxRuntimeEngine:
     """Load a bundle's program for the CPU or the first GPU.
 
     Args:
         threads: most threads to compute with on the CPU; None for one per core.
+        build: of no use here.
 
     Raises:
         EngineError: ONNX Runtime is not here, or cannot load the program, or cannot use the GPU.

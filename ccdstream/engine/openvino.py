@@ -8,6 +8,7 @@ import numpy as np
 from ccdstream.bundle import Bundle
 from ccdstream.engine.base import (
     OUTPUTS,
+    BuildOptions,
     Device,
     EngineInfo,
     EngineOutput,
@@ -65,11 +66,18 @@ def probe() -> list[EngineInfo]:
     return [EngineInfo(NAME, "cpu", True, version, "")]
 
 
-def open_engine(bundle: Bundle, device: Device, *, threads: int | None = None) -> OpenVinoEngine:
+def open_engine(
+    bundle: Bundle,
+    device: Device,
+    *,
+    threads: int | None = None,
+    build: BuildOptions | None = None,
+) -> OpenVinoEngine:
     """Compile a bundle's program for the CPU.
 
     Args:
         threads: most threads to compute with; None for one per core that OpenVINO may use.
+        build: of no use here.
 
     Raises:
         EngineError: OpenVINO is not here, or cannot read or compile the program, or `device` is

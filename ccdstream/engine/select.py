@@ -12,14 +12,21 @@ import numpy as np
 
 from ccdstream.bundle import Bundle
 from ccdstream.engine import onnxruntime, openvino
-from ccdstream.engine.base import Device, Engine, EngineInfo, EngineOutput
+from ccdstream.engine.base import BuildOptions, Device, Engine, EngineInfo, EngineOutput
 from ccdstream.errors import EngineError
 
 
 class OpenEngine(Protocol):
     """`open_engine` of an engine's module."""
 
-    def __call__(self, bundle: Bundle, device: Device, *, threads: int | None = None) -> Engine: ...
+    def __call__(
+        self,
+        bundle: Bundle,
+        device: Device,
+        *,
+        threads: int | None = None,
+        build: BuildOptions | None = None,
+    ) -> Engine: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,7 @@ def open_engine(
     device: Literal["auto"] | Device = "auto",
     engine: str = "auto",
     threads: int | None = None,
+    build: BuildOptions | None = None,
     backends: Sequence[Backend] = BACKENDS,
 ) -> SelectedEngine:
     """Open the first engine, in order of preference, that starts and passes the parity gate.
@@ -129,6 +137,7 @@ def open_engine(
         device: where to run; auto takes any.
         engine: one of `ENGINE_NAMES`; auto takes any.
         threads: most threads to compute with on the CPU; None for one per core.
+        build: how engines that compile for a GPU do so.
         backends: the engines to choose from.
 
     Raises:
@@ -145,7 +154,7 @@ def open_engine(
         if engine not in ("auto", backend.name) or device not in ("auto", backend.device):
             continue
         try:
-            candidate = backend.open_engine(bundle, backend.device, threads=threads)
+            candidate = backend.open_engine(bundle, backend.device, threads=threads, build=build)
             parity = check_parity(candidate, bundle)
         except EngineError as error:
             passed_over.append(PassedOver(backend.name, backend.device, str(error)))
