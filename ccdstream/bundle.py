@@ -14,7 +14,8 @@ The manifest's keys, all required: `format` "ccdstream-bundle"; `format_version`
 bytes}}; `input_size` [256, 256]; `map_size` [h, w]; `parts` [k names]; `profile` (what `view`
 masks); `calibration` {score and map: {raw, fraction, tail_scale}, frames}; `quality` (limits of
 `quality`); `alert` {enter, leave, min_duration_s, merge_gap_s, refractory_s, time_constant_s};
-`parity` {score_abs, map_abs: largest difference from the golden outputs an engine may show};
+`parity` {score_abs, map_abs, calibrated_abs, calibrated_mean, alert_flips, map_correlation: how far
+an engine may be from the golden outputs, see `engine.parity`};
 `training`; `figures`; `licences`; `notice`. Other keys may follow and are kept.
 
 A calibration maps a raw score to the fraction of normal frames that score lower: linear between
@@ -58,6 +59,14 @@ _ALERT_KEYS = (
     "merge_gap_s",
     "refractory_s",
     "time_constant_s",
+)
+_PARITY_KEYS = (
+    "score_abs",
+    "map_abs",
+    "calibrated_abs",
+    "calibrated_mean",
+    "alert_flips",
+    "map_correlation",
 )
 _TYPES: dict[str, type] = {
     "name": str,
@@ -191,7 +200,7 @@ class Bundle:
 
     @property
     def parity(self) -> dict[str, float]:
-        """Largest absolute difference from the golden outputs that an engine may show."""
+        """How far from the golden outputs an engine may be; see `engine.parity`."""
         return dict(self.manifest["parity"])
 
     @cached_property
@@ -484,7 +493,7 @@ def _alert_problem(alert: dict[str, Any]) -> str | None:
 
 
 def _parity_problem(parity: dict[str, Any]) -> str | None:
-    for key in ("score_abs", "map_abs"):
+    for key in _PARITY_KEYS:
         if not _is_number(parity.get(key)) or parity[key] <= 0:
             return f"parity.{key} must be a positive number, got {_shown(parity.get(key))}"
     return None

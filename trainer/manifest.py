@@ -17,9 +17,16 @@ from trainer.config import TrainConfig
 from trainer.data import Item, Views, content_hash
 from trainer.export import FRAME_PX, MAP_SIZE, Program
 
-PARITY = {"score_abs": 0.05, "map_abs": 0.25}
-"""Largest difference from the golden outputs that an engine may show, in units of the standard
-deviation of calibration frames (score) and pixels (map)."""
+PARITY = {
+    "score_abs": 0.05,
+    "map_abs": 0.25,
+    "calibrated_abs": 0.02,
+    "calibrated_mean": 0.005,
+    "alert_flips": 0.02,
+    "map_correlation": 0.99,
+}
+"""How far from the golden outputs an engine may be; see `ccdstream.engine.parity`. The first two in
+units of the standard deviation of calibration frames (score) and pixels (map)."""
 _TERMS = {
     "hk_": "HyperKvasir, CC BY 4.0",
     "kvasirv1_": "Kvasir v1, research and education",

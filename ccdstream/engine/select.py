@@ -1,4 +1,4 @@
-"""Which engine runs a bundle here: the first that is installed and gives the golden outputs.
+"""Which engine runs a bundle here: the first that is installed and passes the parity gate.
 
 Nothing falls back in silence: what `open_engine` returns says why it was taken and what was passed
 over for which reason.
@@ -13,6 +13,7 @@ import numpy as np
 from ccdstream.bundle import Bundle
 from ccdstream.engine import onnxruntime, openvino
 from ccdstream.engine.base import BuildOptions, Device, Engine, EngineInfo, EngineOutput
+from ccdstream.engine.parity import Parity, Reference, check_parity
 from ccdstream.errors import EngineError
 
 
@@ -50,32 +51,6 @@ within a tenth on a Zen 3). OpenVINO still comes first: every installation has i
 engine does not change with what else is installed. A new engine is one line here."""
 
 ENGINE_NAMES = tuple(dict.fromkeys(backend.name for backend in BACKENDS))
-GOLDEN_BATCH = 8
-"""Most golden frames in one call: bounds the memory that the gate takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far an engine's outputs are from the golden ones, over all golden frames."""
-
-    max_abs_score: float
-    mean_abs_score: float
-    max_abs_map: float
-    limit_score: float
-    limit_map: float
-    frames: int
-
-    @property
-    def passed(self) -> bool:
-        """Whether both differences are within their limits; a NaN is not."""
-        return self.max_abs_score <= self.limit_score and self.max_abs_map <= self.limit_map
-
-    def __str__(self) -> str:
-        return (
-            f"largest difference from {self.frames} golden frames: score {self.max_abs_score:.2g} "
-            f"(limit {self.limit_score:.2g}), map {self.max_abs_map:.2g} "
-            f"(limit {self.limit_map:.2g})"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +104,7 @@ def open_engine(
     engine: str = "auto",
     threads: int | None = None,
     build: BuildOptions | None = None,
+    reference: Reference | None = None,
     backends: Sequence[Backend] = BACKENDS,
 ) -> SelectedEngine:
     """Open the first engine, in order of preference, that starts and passes the parity gate.
@@ -138,6 +114,7 @@ def open_engine(
         engine: one of `ENGINE_NAMES`; auto takes any.
         threads: most threads to compute with on the CPU; None for one per core.
         build: how engines that compile for a GPU do so.
+        reference: what the gate compares beside the golden frames.
         backends: the engines to choose from.
 
     Raises:
@@ -155,13 +132,15 @@ def open_engine(
             continue
         try:
             candidate = backend.open_engine(bundle, backend.device, threads=threads, build=build)
-            parity = check_parity(candidate, bundle)
+            parity = check_parity(candidate, bundle, reference)
         except EngineError as error:
             passed_over.append(PassedOver(backend.name, backend.device, str(error)))
             continue
         if parity.passed:
             return SelectedEngine(candidate, parity, tuple(passed_over))
-        passed_over.append(PassedOver(backend.name, backend.device, f"not in parity, {parity}"))
+        passed_over.append(
+            PassedOver(backend.name, backend.device, f"not in parity: {', '.join(parity.failures)}")
+        )
     who = "no engine can" if engine == "auto" else f"{engine} cannot"
     where = "" if device == "auto" else f" on {device}"
     why = _told(passed_over) or f"it does not run on {device}"
@@ -179,45 +158,6 @@ def _told(passed_over: Sequence[PassedOver]) -> str:
         groups.setdefault((one.device, one.why), []).append(one.name)
     return "; ".join(
         f"{', '.join(names)} on {device}: {why}" for (device, why), names in groups.items()
-    )
-
-
-def check_parity(engine: Engine, bundle: Bundle) -> Parity:
-    """Hold an engine against the golden outputs of a bundle, within the limits of its manifest.
-
-    Raises:
-        EngineError: the engine failed, or gives outputs of another type or size.
-    """
-    golden = bundle.golden
-    starts = range(0, len(golden.score), GOLDEN_BATCH)
-    batches = [slice(start, start + GOLDEN_BATCH) for start in starts]
-    try:
-        outputs = [engine.run(golden.frames[rows], golden.valid[rows]) for rows in batches]
-    except ValueError as error:  # the golden frames are inputs, so it is what came out
-        raise EngineError(f"{engine.name} gives what is not an output: {error}") from error
-    score = np.concatenate([output.score for output in outputs])
-    anomaly_map = np.concatenate([output.anomaly_map for output in outputs])
-    parts = np.concatenate([output.parts for output in outputs])
-    for name, got, expected in (
-        ("scores", score, golden.score),
-        ("maps", anomaly_map, golden.anomaly_map),
-        ("parts", parts, golden.parts),
-    ):
-        if got.shape != expected.shape:
-            raise EngineError(
-                f"{engine.name} gives {name} {list(got.shape)} for golden ones of "
-                f"{list(expected.shape)}"
-            )
-    with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, and does not pass
-        score_difference = np.abs(score - golden.score)
-        map_difference = np.abs(anomaly_map - golden.anomaly_map)
-    return Parity(
-        max_abs_score=float(score_difference.max()),
-        mean_abs_score=float(score_difference.mean()),
-        max_abs_map=float(map_difference.max()),
-        limit_score=bundle.parity["score_abs"],
-        limit_map=bundle.parity["map_abs"],
-        frames=len(golden.score),
     )
 
 
