@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ccdstream import NOTICE, __version__
-from ccdstream.errors import CcdstreamError, OutputError, VideoOpenError, show_path
+from ccdstream.errors import CcdstreamError, EngineError, OutputError, VideoOpenError, show_path
 from ccdstream.timecode import parse_timecode, timecode
 
 if TYPE_CHECKING:
@@ -61,6 +61,25 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class EngineName(StrEnum):
+    """What computes."""
+
+    auto = "auto"
+    tensorrt = "tensorrt"
+    torch_tensorrt = "torch-tensorrt"
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
+class PrecisionName(StrEnum):
+    """What the networks compute in, on a GPU."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
 class VideoOutput(StrEnum):
     """Which video to write."""
 
@@ -95,6 +114,25 @@ Settings = Annotated[
     ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
+EngineOption = Annotated[
+    EngineName, typer.Option(help="What computes; auto takes the first that passes the gate.")
+]
+PrecisionOption = Annotated[
+    PrecisionName, typer.Option(help="What the networks compute in, on a GPU.")
+]
+BatchOption = Annotated[
+    str,
+    typer.Option("--batch", metavar="MIN,OPT,MAX", help="Frames in a call: least, usual and most."),
+]
+CalibrationOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--calibration",
+        metavar="PATH",
+        help="Images of normal frames: int8 learns its ranges from them, and the parity gate "
+        "compares them too; may be given several times.",
+    ),
+]
 
 
 def _version(value: bool) -> None:
@@ -200,6 +238,8 @@ def run(
     ] = None,
     model: Model = None,
     device: DeviceOption = Device.auto,
+    engine: EngineOption = EngineName.auto,
+    precision: PrecisionOption = PrecisionName.fp16,
     video: Annotated[VideoOutput, typer.Option(help="Which video to write.")] = VideoOutput.overlay,
     start: Annotated[
         str | None, typer.Option("--from", metavar="T", help="Start at T: 90, 90s or 00:01:30.")
@@ -226,7 +266,8 @@ def run(
         jobs = _jobs(recordings, output)
         if not jobs:
             raise typer.Exit(1)
-        analysis = _Analysis(*_open_model(model, device), options, as_json, quiet)
+        opened = _open_model(model, device, engine, precision, quiet=quiet)
+        analysis = _Analysis(*opened, options, as_json, quiet)
         with _interrupts_end_input() as stopped:
             for path, files in jobs:
                 try:
@@ -296,14 +337,46 @@ def _jobs(recordings: Sequence[Path], output: Path | None) -> "list[tuple[Path, 
     return jobs
 
 
-def _open_model(model: Path | None, device: Device) -> "tuple[Bundle, SelectedEngine]":
+def _open_model(
+    model: Path | None,
+    device: Device = Device.auto,
+    engine: EngineName = EngineName.auto,
+    precision: PrecisionName = PrecisionName.fp16,
+    *,
+    batch: tuple[int, int, int] = (1, 8, 32),
+    calibration: Sequence[Path] = (),
+    quiet: bool = False,
+) -> "tuple[Bundle, SelectedEngine]":
     from ccdstream.bundle import load_bundle
+    from ccdstream.engine.base import BuildOptions
+    from ccdstream.engine.parity import refer
     from ccdstream.engine.select import open_engine
     from ccdstream.pipeline import check_bundle
+    from ccdstream.stills import calibration_views, find_images
 
     bundle = load_bundle(model)
     check_bundle(bundle)
-    return bundle, open_engine(bundle, device=device.value)
+    views = reference = None
+    if calibration:
+        views = calibration_views(find_images(calibration), bundle)
+        reference = refer(views, open_engine(bundle, device="cpu"))
+    build = BuildOptions(
+        precision.value, batch, calibration=views, say=(lambda _: None) if quiet else _say
+    )
+    chosen = open_engine(
+        bundle, device=device.value, engine=engine.value, build=build, reference=reference
+    )
+    return bundle, chosen
+
+
+def _batch(text: str) -> tuple[int, int, int]:
+    try:
+        least, usual, most = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"--batch is MIN,OPT,MAX, such as 1,8,32, not {text!r}") from error
+    if not 1 <= least <= usual <= most <= 64:
+        raise typer.BadParameter(f"--batch needs 1 <= MIN <= OPT <= MAX <= 64, got {text}")
+    return least, usual, most
 
 
 def _time(option: str, text: str | None) -> float | None:
@@ -493,6 +566,7 @@ def score(
     ] = None,
     model: Model = None,
     device: DeviceOption = Device.auto,
+    engine: EngineOption = EngineName.auto,
     batch: Annotated[int, typer.Option(min=1, max=64, help="Images in one model call.")] = 4,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -505,13 +579,13 @@ def score(
         from ccdstream.stills import find_images, score_stills
 
         images = find_images(paths)
-        bundle, engine = _open_model(model, device)
+        bundle, selected = _open_model(model, device, engine, quiet=quiet)
         with _progress("image", quiet) as bar:
             results = score_stills(
                 images,
                 output,
                 bundle=bundle,
-                engine=engine,
+                engine=selected,
                 maps=maps,
                 batch=batch,
                 overwrite=overwrite,
@@ -588,7 +662,7 @@ def demo(
         if not overwrite:
             for file in (video, truth_path(video), *files.all("overlay")):
                 refuse_existing(file)
-        bundle, engine = _open_model(model, Device.auto)
+        bundle, engine = _open_model(model, quiet=quiet)
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -691,6 +765,42 @@ def _training(quiet: bool, to_go_on: str) -> Iterator[_Watch]:
             raise typer.Exit(130) from None
 
 
+@app.command("compile")
+def compile_engine(
+    model: Annotated[
+        Path | None,
+        typer.Option("--bundle", "--model", help="Model bundle; the built-in one if not given."),
+    ] = None,
+    engine: EngineOption = EngineName.auto,
+    precision: PrecisionOption = PrecisionName.fp16,
+    batch: BatchOption = "1,8,32",
+    calibration: CalibrationOption = None,
+) -> None:
+    """Compile a bundle for this machine's GPU ahead of time, and hold it against the bundle.
+
+    Without it the first run compiles. Example: ccdstream compile --precision fp16 --batch 1,8,32
+    """
+    with _command():
+        from ccdstream.engine.gpu import find_gpus
+
+        profile = _batch(batch)
+
+        if problem := find_gpus().problem:
+            raise EngineError(
+                f"nothing to compile for: {problem}. Engines are compiled for NVIDIA GPUs; on a "
+                "CPU the bundle runs as it is."
+            )
+        loaded, selected = _open_model(
+            model,
+            Device.cuda,
+            engine,
+            precision,
+            batch=profile,
+            calibration=calibration or (),
+        )
+        _tell(f"{loaded.model_id} in {precision.value}: {selected.reason}")
+
+
 @app.command(no_args_is_help=True)
 def ablate(
     data: Annotated[Path, typer.Argument(help="Folder with an index.csv of labelled frames.")],
@@ -758,6 +868,8 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", help="Folder for scores, maps and figures.")
     ] = None,
     device: DeviceOption = Device.auto,
+    engine: EngineOption = EngineName.auto,
+    precision: PrecisionOption = PrecisionName.fp16,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -770,11 +882,11 @@ def evaluate(
         from trainer import evaluate_video
 
         videos = _videos_to_measure(data)
-        bundle, engine = _open_model(model, device)
+        bundle, selected = _open_model(model, device, engine, precision)
         if videos:
             with _progress("frame", False) as bar:
                 document = evaluate_video.evaluate(
-                    videos, bundle, engine, output, overwrite=overwrite, progress=bar.update
+                    videos, bundle, selected, output, overwrite=overwrite, progress=bar.update
                 )
             text = evaluate_video.table(document)
             written, first = "figures, scores and boxes", "timeline.png"
@@ -783,7 +895,7 @@ def evaluate(
                 document = evaluation.evaluate(
                     data,
                     bundle,
-                    engine,
+                    selected,
                     output,
                     overwrite=overwrite,
                     progress=lambda step, done, total: bar.show(
@@ -860,14 +972,19 @@ def verify(
         Path | None, typer.Argument(help="Bundle; the built-in one if left out.")
     ] = None,
     device: DeviceOption = Device.auto,
+    engine: EngineOption = EngineName.auto,
+    precision: PrecisionOption = PrecisionName.fp16,
+    calibration: CalibrationOption = None,
 ) -> None:
     """Check a bundle's files, and that this machine gives its golden scores.
 
-    Example: ccdstream model verify
+    Example: ccdstream model verify --engine onnxruntime --calibration normal/
     """
     with _command():
-        loaded, engine = _open_model(bundle, device)
-        _tell(f"{loaded.model_id}: files whole; {engine.reason}")
+        loaded, selected = _open_model(
+            bundle, device, engine, precision, calibration=calibration or ()
+        )
+        _tell(f"{loaded.model_id}: files whole; {selected.reason}")
 
 
 @app.command()

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from ccdstream.bundle import Bundle
+from ccdstream.engine.base import CalibrationViews
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import ImageError, OutputError, show_path
 from ccdstream.frames import View
@@ -77,6 +78,25 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         else:
             raise ImageError(f"no such file: {show_path(path)}. Check the path.")
     return found
+
+
+def calibration_views(
+    images: Sequence[Path], bundle: Bundle, *, most: int = 64
+) -> CalibrationViews:
+    """Views of normal frames, as a bundle's program sees them; at most `most`, evenly picked.
+
+    Raises:
+        ImageError: one cannot be read.
+    """
+    profile = Profile.from_dict(bundle.profile)
+    picked = (
+        [images[k * len(images) // most] for k in range(most)] if len(images) > most else images
+    )
+    views = [view_of_image(read_image(path), profile) for path in picked]
+    return CalibrationViews(
+        np.stack([view.image.transpose(2, 0, 1) for view in views]),
+        np.stack([view.valid for view in views]),
+    )
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
+import numpy as np
 import pytest
 
 from ccdstream import NOTICE, __version__, cli, pipeline
 from ccdstream.cli import app, model_app
 from ccdstream.encode import VideoSink
+from ccdstream.engine.gpu import find_gpus
 from ccdstream.errors import OutputError
 from tests.bundles import write_toy_bundle
 from tests.commands import (
@@ -30,7 +33,7 @@ from tests.commands import (
     start,
 )
 
-COMMANDS = sorted(c.callback.__name__ for c in app.registered_commands if c.callback)
+COMMANDS = sorted(c.name or c.callback.__name__ for c in app.registered_commands if c.callback)
 MODEL_COMMANDS = sorted(c.callback.__name__ for c in model_app.registered_commands if c.callback)
 
 
@@ -402,7 +405,7 @@ def test_a_signal_while_the_model_opens_ends_the_command(
         "model": ["model", "verify", shelf / "toy"],
     }
     before = everything_in(here)
-    monkeypatch.setattr(cli, "_open_model", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(cli, "_open_model", lambda *_, **__: signal.raise_signal(number))
     result = ccdstream(*arguments[command])
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr == "interrupted: what was not finished is gone\n"
@@ -640,6 +643,42 @@ def test_model_verify_says_that_files_and_scores_are_right(toy: Path) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert len(result.stdout.splitlines()) == 1
     assert "files whole" in result.stdout and "golden frames" in result.stdout
+
+
+# --- engines ---
+
+
+def test_an_engine_can_be_asked_for_by_name(here: Path, shelf: Path) -> None:
+    result = ccdstream(
+        "model", "verify", shelf / "toy", "--engine", "onnxruntime", "--device", "cpu"
+    )
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "files whole; onnxruntime " in result.stdout and "Passed over" not in result.stdout
+
+
+def test_verify_compares_normal_frames_too(here: Path, shelf: Path) -> None:
+    images = here / "normal"
+    images.mkdir()
+    for seed in (1, 2):
+        rgb = np.random.default_rng(seed).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+        cv2.imwrite(str(images / f"{seed}.png"), rgb)
+    result = ccdstream("model", "verify", shelf / "toy", "--calibration", images)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "3 golden frames and 2 normal ones" in result.stdout
+    missing = ccdstream("model", "verify", shelf / "toy", "--calibration", here / "gone")
+    assert "no such file" in refusal(missing)
+
+
+@pytest.mark.skipif(bool(find_gpus().found), reason="there is a GPU here")
+def test_compiling_without_a_gpu_says_that_there_is_nothing_to_compile_for(shelf: Path) -> None:
+    result = ccdstream("compile", "--bundle", shelf / "toy")
+    assert refusal(result).startswith("nothing to compile for: no NVIDIA driver")
+
+
+@pytest.mark.parametrize("batch", ["1,2", "a,b,c", "4,2,8", "0,1,2", "1,8,65"])
+def test_a_batch_profile_that_is_none_is_a_usage_error(shelf: Path, batch: str) -> None:
+    result = ccdstream("compile", "--bundle", shelf / "toy", "--batch", batch)
+    assert result.exit_code == 2 and "--batch" in result.stderr
 
 
 # --- the other commands ---

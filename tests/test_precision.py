@@ -130,8 +130,10 @@ def test_the_default_bundle_in_half_stays_within_its_parity_limits() -> None:
     assert np.abs(anomaly_map - golden.anomaly_map).max() <= bundle.parity["map_abs"]
 
 
-def test_int8_quantises_trained_products_as_tensorrt_reads_it() -> None:
-    """Signed, zero points of zero, no quantised bias; the window stays single."""
+def test_int8_quantises_the_decoders_as_tensorrt_reads_it(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Signed, zero points of zero, no quantised bias; encoders in half, windows single."""
     bundle = load_bundle(None)
     views = CalibrationViews(bundle.golden.frames[:1], bundle.golden.valid[:1])
     model = onnx.load_from_string(program_in("int8", bundle.program.read_bytes(), views))
@@ -139,13 +141,17 @@ def test_int8_quantises_trained_products_as_tensorrt_reads_it() -> None:
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     quantised = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
     made = {node.output[0] for node in quantised}
-    assert len(quantised) > 100
     for node in quantised:
         zero = weights[node.input[2]]
         assert zero.dtype == np.int8 and not zero.any()
     products = [node for node in model.graph.node if node.op_type == "Conv"]
-    assert sum(node.input[1] in made for node in products) == len(products) - 16
+    in_8_bits = [node for node in products if node.input[1] in made]
+    assert len(in_8_bits) == 21 and all("decoder" in node.input[1] for node in in_8_bits)
+    in_half = [node for node in products if weights.get(node.input[1], np.zeros(0)).dtype == "f2"]
+    assert all("backbone" in node.input[1] for node in in_half)
+    assert len(products) - len(in_8_bits) - len(in_half) == 16
     assert not any(node.input[2] in made for node in products if len(node.input) > 2)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_int8_without_calibration_views_says_what_it_needs() -> None:

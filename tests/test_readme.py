@@ -10,7 +10,7 @@ from ccdstream.cli import app, model_app
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = [p for d in ("ccdstream", "trainer", "tools") for p in ROOT.glob(f"{d}/**/[!_]*.py")]
-COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+COMMANDS = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
 MODEL_COMMANDS = [c.callback.__name__ for c in model_app.registered_commands if c.callback]
 TEST_COMMAND = 'pip install -e ".[dev]" && pytest'
 
