@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,8 +22,9 @@ from typer.testing import CliRunner
 from ccdstream import sample
 from ccdstream.bundle import Bundle, load_bundle
 from ccdstream.cli import app
+from ccdstream.engine.gpu import Gpu, Gpus
 from ccdstream.engine.select import open_engine
-from ccdstream.errors import ConfigError, DataError, OutputError
+from ccdstream.errors import ConfigError, DataError, EngineError, OutputError
 from ccdstream.fuse import Calibration
 from ccdstream.view import Profile
 from trainer import train as training
@@ -30,6 +32,7 @@ from trainer.config import load_config
 from trainer.data import find_data, load_views
 from trainer.evaluate import evaluate, table
 from trainer.manifest import terms_of
+from trainer.sampling import Pool
 
 SMOKE = load_config("smoke", None, ["max_images=8"])
 SIZE = (144, 180)
@@ -327,3 +330,42 @@ def test_evaluation_gives_every_figure_with_its_baselines(
 
 def test_a_bundle_can_be_loaded_from_its_folder_alone(bundle: Bundle) -> None:
     assert load_bundle(bundle.path).model_id == bundle.model_id
+
+
+def held_out(bundle: Bundle, data: Path) -> Pool:
+    views = load_views(find_data(data).calibration, Profile.from_dict(bundle.profile))
+    return Pool(torch.from_numpy(views.images), torch.from_numpy(views.valid))
+
+
+def test_without_a_gpu_nothing_is_compiled_and_nothing_said(
+    bundle: Bundle, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "find_gpus", lambda: Gpus((), None, "no NVIDIA driver"))
+    said: list[str] = []
+    training._compile_here(bundle, held_out(bundle, data), said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_training_ends_by_compiling_for_the_gpu_that_it_ran_on(
+    bundle: Bundle, data: Path, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    """The engine of the GPU is played by one of the CPU; the gate sees the calibration frames."""
+    here = Gpus((Gpu("H", (9, 0), 2**36),), "13.0", "")
+    monkeypatch.setattr(training, "find_gpus", lambda: here)
+    opened: list[tuple[str, object]] = []
+
+    def open_it(bundle: Bundle, *, device: str, build: Any = None, reference: Any = None) -> Any:
+        opened.append((device, reference))
+        if device == "cuda" and not works:
+            raise EngineError("the GPU is busy")
+        return open_engine(bundle, device="cpu", reference=reference)
+
+    monkeypatch.setattr(training, "open_engine", open_it)
+    said: list[str] = []
+    training._compile_here(bundle, held_out(bundle, data), said.append)
+    assert [device for device, _ in opened] == ["cpu", "cuda"] and opened[1][1] is not None
+    if works:
+        assert said[0].startswith("compiled for this machine: ") and "8 normal ones" in said[0]
+    else:
+        assert said == ["not compiled for this machine: the GPU is busy"]

@@ -16,8 +16,11 @@ import torch
 
 from ccdstream import sample
 from ccdstream.bundle import Bundle, Golden, load_bundle, refuse_to_replace, write_bundle
+from ccdstream.engine.base import BuildOptions, CalibrationViews
+from ccdstream.engine.gpu import find_gpus
+from ccdstream.engine.parity import refer
 from ccdstream.engine.select import open_engine
-from ccdstream.errors import ConfigError
+from ccdstream.errors import ConfigError, EngineError
 from ccdstream.view import HYPERKVASIR, NONE, Profile, view_of_image
 from trainer.augment import STRONG
 from trainer.backbone import Backbone, Normalise, Start, make_backbone
@@ -203,6 +206,7 @@ def train(
                 compute=compute,
             )
             bundle = _export(program, held_out, manifest, output, overwrite)
+            _compile_here(bundle, held_out, run.say)
             size = sum(file["bytes"] for file in bundle.manifest["files"].values())
             run.say(
                 f"{output}: {size / 1e6:.1f} MB, {time.monotonic() - started:.0f} s; losses and "
@@ -464,3 +468,28 @@ def _export(
         overwrite=overwrite,
     )
     return load_bundle(output)
+
+
+_GATE_FRAMES = 64
+"""Most calibration frames that a compiled engine is compared on."""
+
+
+def _compile_here(bundle: Bundle, held_out: Pool, say: Say) -> None:
+    """Compile for this machine's GPU, where it has one, and hold the engine against the bundle.
+
+    The bundle is whole without it: what fails here is said, and the first run tries again.
+    """
+    if find_gpus().problem:
+        return
+    views = CalibrationViews(
+        held_out.images[:_GATE_FRAMES].numpy(), held_out.valid[:_GATE_FRAMES].numpy()
+    )
+    try:
+        reference = refer(views, open_engine(bundle, device="cpu"))
+        engine = open_engine(
+            bundle, device="cuda", build=BuildOptions(say=say), reference=reference
+        )
+    except EngineError as error:
+        say(f"not compiled for this machine: {error}")
+    else:
+        say(f"compiled for this machine: {engine.reason}")
