@@ -15,6 +15,12 @@ nothing else (`_open`), so a playlist that poses as a video cannot make it read 
 network. The level of `av.logging` stays as it is: setting it makes leaving a threaded decoder early
 hang. Decoders thread within a picture only: with a thread a picture, FFmpeg hands out a picture's
 marks of damage before another thread may have found it, and the count differs from pass to pass.
+
+NVIDIA's decoder, NVDEC, can take the place of FFmpeg's: demuxer, clock, counts and all that is done
+about damage stay the same code. It leaves its pictures on the GPU, as `DeviceFrame`s, while they
+are what nearly every recording holds. From the first one on that is anything else, they are brought
+to the host as FFmpeg's decoder would have given them, and go the way of those. NVDEC does not tell
+of damage inside a picture, so `Problems.corrupt_frames` can be lower with it.
 """
 
 import errno
@@ -27,12 +33,13 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import av
 import av.error
 import numpy as np
 from av.audio.stream import AudioStream
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.filter import Graph
 from av.packet import Packet
@@ -41,8 +48,9 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from ccdstream.errors import VideoDecodeError, VideoOpenError, show_path
-from ccdstream.frames import Colour, Frame, Matrix
+from ccdstream import nv12
+from ccdstream.errors import EngineError, VideoDecodeError, VideoOpenError, show_path
+from ccdstream.frames import Colour, DeviceFrame, Frame, Matrix
 
 _REFERRING = (
     *("concat", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", "vobsub"),
@@ -210,15 +218,17 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
-def _open(path: Path) -> tuple[InputContainer, _OneFile]:
+def _open(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputContainer, _OneFile]:
     """The container in `path`, and the file to close after it.
+
+    Its video is decoded by `hwaccel`, or by FFmpeg's own decoder where there is none.
 
     FFmpeg never sees the name: it reads through a file object, and may open nothing by a name
     (`_PROTOCOLS`). So no format can make it open anything else, whichever formats future versions
     add. The formats that would try are refused on top.
 
     Raises:
-        VideoOpenError: it is no readable file, or no recording.
+        VideoOpenError: it is no readable file, or no recording, or `hwaccel` cannot be used.
     """
     shown = show_path(path)
     try:
@@ -235,13 +245,13 @@ def _open(path: Path) -> tuple[InputContainer, _OneFile]:
             f"cannot open {shown}: {_reason(error)}. Check that the path exists and may be read."
         ) from error
     try:
-        return _container_in(file, shown), file
+        return _container_in(file, shown, hwaccel), file
     except BaseException:
         file.close()
         raise
 
 
-def _container_in(file: _OneFile, shown: str) -> InputContainer:
+def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputContainer:
     head = file.read(64)
     file.seek(0, os.SEEK_SET)
     is_mp4 = head[4:8] in (b"ftyp", b"mdat", b"wide", b"free")
@@ -259,6 +269,7 @@ def _container_in(file: _OneFile, shown: str) -> InputContainer:
                 "max_pixels": str(_MAX_PIXELS),
             },
             buffer_size=_READ_BYTES,
+            hwaccel=hwaccel,
             **_METADATA,
         )
     except (av.FFmpegError, OSError) as error:
@@ -627,6 +638,69 @@ class _Deinterlacer:
         return graph
 
 
+# --- a GPU's decoder -------------------------------------------------------------------------
+
+_TO_THE_BIT = frozenset(("h264", "hevc", "vp9"))
+"""Codecs that define every bit of a picture, so that NVDEC gives what FFmpeg's decoder gives."""
+
+_AS_DECODED: dict[str, tuple[str, ...]] = {
+    "nv12": ("yuv420p", "yuvj420p"),
+    "p010le": ("yuv420p10le",),
+    "p016le": ("yuv420p12le",),
+}
+"""Formats that NVDEC leaves on the GPU: what FFmpeg's own decoders call the same pictures."""
+
+_FITTING = frozenset(name for names in _AS_DECODED.values() for name in names)
+
+
+class _Nvdec:
+    """NVDEC as FFmpeg gives it: how it is opened, and what its pictures are."""
+
+    def __init__(self, gpu: int) -> None:
+        self._gpu = gpu
+        self._reformatter = VideoReformatter()
+
+    def open(self, path: Path) -> tuple[InputContainer, _OneFile]:
+        """As `_open`, with the video decoded on the GPU.
+
+        Raises:
+            EngineError, VideoOpenError: that cannot be.
+        """
+        hwaccel = HWAccel(
+            "cuda",
+            device=str(self._gpu),
+            allow_software_fallback=True,  # where the chip lacks a profile, FFmpeg's own goes on
+            options=nv12.CONTEXT_OPTIONS,
+            is_hw_owned=True,
+        )
+        with nv12.context_of(self._gpu):
+            return _open(path, hwaccel)
+
+    @staticmethod
+    def layout(picture: VideoFrame) -> str | None:
+        """The format of a picture in the GPU's memory; None for one in the host's."""
+        if picture.format.name != "cuda":
+            return None
+        return picture.sw_format.name if picture.sw_format is not None else "unknown"
+
+    def on_host(self, picture: VideoFrame, layout: str) -> VideoFrame:
+        """`picture` as FFmpeg's own decoder would have given it: the same samples, planar.
+
+        Raises:
+            EngineError: the GPU failed.
+        """
+        name = _AS_DECODED.get(layout, (layout,))[0]
+        try:
+            planar = self._reformatter.reformat(picture, format=name, threads=1)
+        except av.FFmpegError as error:
+            raise EngineError(
+                f"GPU {self._gpu} did not give back a picture: {_reason(error)}. "
+                "Decode without the GPU."
+            ) from error
+        planar.colorspace = picture.colorspace  # which reformat may rewrite
+        return planar
+
+
 # --- the source ------------------------------------------------------------------------------
 
 
@@ -645,6 +719,9 @@ class VideoSource:
         path: a regular file. Its name is never interpreted.
         start_s, end_s: hand out only the frames with start_s <= `Frame.seconds` < end_s. Decoding
             starts at a keyframe before `start_s`.
+        decode_on: the GPU whose NVDEC is to decode, counted among those that are visible; `frames`
+            then leaves what it can there. Where it cannot be used, `notes` says why, and all is as
+            without it. None: FFmpeg's own decoder.
 
     Attributes:
         path, format, codec, pix_fmt: what is read. `format` is the container's name in FFmpeg.
@@ -664,6 +741,8 @@ class VideoSource:
         first_pts, last_duration: pts of the first frame; how long the last one so far is shown.
         video_streams: how many there are to choose from.
         problems: what was wrong so far.
+        decoder: what made the last picture.
+        notes: why frames are not, or no longer, left on the GPU as asked; one sentence each.
 
     Raises:
         ValueError: `end_s` is not after `start_s`.
@@ -672,17 +751,29 @@ class VideoSource:
     """
 
     def __init__(
-        self, path: Path, *, start_s: float | None = None, end_s: float | None = None
+        self,
+        path: Path,
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        decode_on: int | None = None,
     ) -> None:
         if start_s is not None and end_s is not None and not start_s < end_s:
             raise ValueError(f"end_s must be after start_s, got {start_s} and {end_s}")
         self.path = path
         self.problems = Problems()
+        self.decoder: Literal["nvdec", "software"] = "software"
+        self.notes: list[str] = []
         self._span = (start_s, end_s)
         self._frames = self._run()
+        self._nvdec: _Nvdec | None = None
+        self._stays = False  # whether pictures are left on the GPU
+        self._settled = False  # whether the first picture has said what holds for all
         self._container, self._file = _open(path)
         try:
             self._describe()
+            if decode_on is not None:
+                self._move_to(_Nvdec(decode_on))
             first = next(self._frames, None)
             if first is None:
                 raise self._nothing()
@@ -690,7 +781,31 @@ class VideoSource:
             self.close()
             raise
         self.first_pts = first.pts
-        self._first: Frame | None = first
+        self._first: Frame | DeviceFrame | None = first
+
+    def _move_to(self, nvdec: _Nvdec) -> None:
+        """Have `nvdec` decode from the beginning; where it cannot, leave all as it is, and say so.
+
+        A file that cannot be read is found out before, so what fails here is the GPU's fault.
+        """
+        if self.codec not in _TO_THE_BIT or self.pix_fmt not in _FITTING:
+            self._note(f"NVDEC is not used for {self.codec} in {self.pix_fmt}")
+            return
+        try:
+            container, file = nvdec.open(self.path)
+        except EngineError as error:
+            self._note(str(error))
+            return
+        except VideoOpenError as error:
+            self._note(f"FFmpeg cannot use the GPU ({_reason(error.__cause__ or error)})")
+            return
+        self._close()
+        self._container, self._file = container, file
+        self._nvdec, self._stays = nvdec, True
+        self._describe()
+
+    def _note(self, reason: str) -> None:
+        self.notes.append(f"decoded into the host's memory: {reason}")
 
     def _describe(self) -> None:
         """What can be told before anything is decoded."""
@@ -708,7 +823,8 @@ class VideoSource:
             stream.guessed_rate, _DEFAULT_RATE
         )
         self.average_rate = rate if 0 < rate <= 1000 else _DEFAULT_RATE
-        self.pix_fmt = stream.codec_context.pix_fmt or "unknown"
+        if self._nvdec is None:  # else it is "cuda", and the file's own is known already
+            self.pix_fmt = stream.codec_context.pix_fmt or "unknown"
         self._start = stream.start_time or 0
         self.start_time_s = float(self._start * self.time_base)
         self._announced = self._announced_end()
@@ -781,7 +897,12 @@ class VideoSource:
         return AudioSource(self.path, start_s=first_s, end_s=end_s)
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames that are left. Can be left early, and gone on with."""
+        """The frames that are left, in the host's memory. Can be left early, and gone on with."""
+        for frame in self.frames():
+            yield frame.on_host() if isinstance(frame, DeviceFrame) else frame
+
+    def frames(self) -> Iterator[Frame | DeviceFrame]:
+        """The frames that are left, each where it was decoded; otherwise as iterating."""
         while True:
             frame, self._first = self._first or next(self._frames, None), None
             if frame is None:
@@ -791,12 +912,11 @@ class VideoSource:
 
     # The stages of decoding, from the outside in: each takes what the next one gives.
 
-    def _run(self) -> Generator[Frame, None, None]:
+    def _run(self) -> Generator[Frame | DeviceFrame, None, None]:
         """The frames of the asked-for stretch."""
         start_s, end_s = self._span
         if start_s is not None:
             self._seek(start_s)
-        oriented: _Orientation | None = None
         before: tuple[tuple[int, int], Colour] | None = None
         for picture, pts in self._progressive():
             time = pts * self.time_base
@@ -806,14 +926,16 @@ class VideoSource:
                 return
             stored, colour = (picture.height, picture.width), _colour_of(picture)
             orientation = _Orientation.of(picture)
-            if oriented is None:
-                oriented = orientation
+            if not self._settled:
                 self._settle(picture, orientation, colour)
             upright = orientation.size(stored)
             if before is not None:
                 self.problems.size_changes += upright != before[0]
                 self.problems.colour_changes += colour != before[1]
             before = (upright, colour)
+            if self._stays:
+                yield DeviceFrame(*nv12.planes_of(picture), pts, self.time_base, self.colour)
+                continue
             try:
                 y, u, v = self._planes.of(picture, orientation.size(self.size), self.colour)
             except av.FFmpegError:  # a format that swscale cannot read
@@ -833,10 +955,12 @@ class VideoSource:
 
     def _settle(self, picture: VideoFrame, orientation: _Orientation, colour: Colour) -> None:
         """Take from the first picture what holds for all frames."""
+        self._settled = True
         self.size = orientation.size((picture.height, picture.width))
         self.colour = colour
         self.colour_tags = (picture.color_primaries, picture.color_trc, picture.colorspace)
-        self.pix_fmt = picture.format.name
+        if self._nvdec is None:
+            self.pix_fmt = picture.format.name
         self.rotation_deg = orientation.rotation_deg
         self.mirrored = orientation.mirrored
         sar = _fraction(self._stream.sample_aspect_ratio, Fraction(1))
@@ -862,7 +986,44 @@ class VideoSource:
             for picture in self._decode(packet):
                 self._pictures += 1
                 self.problems.corrupt_frames += picture.is_corrupt
-                yield picture
+                yield picture if self._nvdec is None else self._placed(picture, self._nvdec)
+
+    def _placed(self, picture: VideoFrame, nvdec: _Nvdec) -> VideoFrame:
+        """`picture` on the GPU, or from the first one on that does not fit there, on the host.
+
+        Every picture passes here once, in the order they are shown: none is lost or comes twice
+        where the way changes, and the decoder goes on.
+        """
+        layout = nvdec.layout(picture)
+        self.decoder = "software" if layout is None else "nvdec"
+        if self._stays:
+            misfit = self._misfit(picture, layout)
+            if not misfit:
+                return picture
+            self._stays = False
+            self._note(f"picture {self._pictures} {misfit}")
+        return picture if layout is None else nvdec.on_host(picture, layout)
+
+    def _misfit(self, picture: VideoFrame, layout: str | None) -> str:
+        """Why no `DeviceFrame` can be made of `picture` as it is; empty where one can."""
+        size, colour = (picture.height, picture.width), _colour_of(picture)
+        exact = _MATRICES.get(picture.colorspace, (colour.matrix, _SWS_OF[colour.matrix]))[1]
+        reasons = (
+            (layout is None, "is of a kind that NVDEC does not decode"),
+            (layout not in _AS_DECODED, f"is in {layout}"),
+            (picture.interlaced_frame, "is interlaced"),
+            (_Orientation.of(picture) != _Orientation(), "is turned or mirrored"),
+            (picture.height % 2 or picture.width % 2, "is of odd size"),
+            (exact != _SWS_OF[colour.matrix], "is in the colours of FCC or SMPTE 240M"),
+            (self._settled and size != self.size, "is of another size"),
+            (
+                self._settled
+                and (colour.matrix, colour.full_range)
+                != (self.colour.matrix, self.colour.full_range),
+                "is of another colour",
+            ),
+        )
+        return next((text for holds, text in reasons if holds), "")
 
     def _decode(self, packet: "Packet[VideoStream] | None") -> list[VideoFrame]:
         """The pictures that `packet` completes; those that are left for None."""
@@ -963,9 +1124,10 @@ class VideoSource:
             found = self._seek_keyframe(target - round(margin_s / self.time_base))
             if found is not None and found <= target:
                 return
-        self._container.close()
-        self._file.close()
-        self._container, self._file = _open(self.path)
+        self._close()
+        self._container, self._file = (
+            _open(self.path) if self._nvdec is None else self._nvdec.open(self.path)
+        )
         self._describe()
 
     def _count_losses(self, *, whole: bool) -> None:
@@ -1003,6 +1165,9 @@ class VideoSource:
     def close(self) -> None:
         """Free decoder and file. Frames that were handed out stay good."""
         self._frames.close()
+        self._close()
+
+    def _close(self) -> None:
         self.__dict__.pop("_stream", None)  # with it goes the decoder, and its threads
         self._container.close()
         self._file.close()
