@@ -2,7 +2,8 @@
 
 In: frames, each with its time, and the packets of the recording's sound. Out: an MP4 that plays in
 a browser: H.264, 8-bit 4:2:0, index in front, the same times and as many frames as went in, the
-sound copied, chapters.
+sound copied, chapters. The encoder is x264 on the CPU or, asked for and there, NVENC of a GPU; the
+container, the times and all else are the same with both.
 
 The file grows under another name beside the final one (`<name>.part`), and gets its name when it is
 whole and on the disk. Nothing is left of it where something fails.
@@ -12,7 +13,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,13 +26,16 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
+from av.codec.hwaccel import HWAccel
 from av.container import OutputContainer
 from av.packet import Packet
-from av.video.frame import VideoFrame
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import CudaContext, VideoFrame
 from av.video.stream import VideoStream
 
-from ccdstream.errors import OutputError, show_path
-from ccdstream.frames import Colour, Frame, Matrix
+from ccdstream import nv12
+from ccdstream.errors import EngineError, OutputError, show_path
+from ccdstream.frames import Colour, DeviceFrame, Frame, Matrix
 
 _COPIED = frozenset(("aac", "mp3", "mp2", "ac3", "eac3", "alac", "flac", "opus"))
 """Sound that MP4 holds and players find there. FFmpeg also writes PCM and Vorbis into MP4, but
@@ -57,6 +61,14 @@ _CHAPTER_TICKS_PER_S = 1000
 
 _LONGEST_NAME_BYTES = 255
 """Of nearly every file system."""
+
+
+_NVENC = "h264_nvenc"
+_NVENC_OPTIONS = {
+    "preset": "p4",  # the middle of seven, p1 to p7
+    "rc": "constqp",
+    "bf": "0",  # so that frames are decoded in the order they are shown, at their own times
+}
 
 
 class StreamLike(Protocol):
@@ -141,20 +153,25 @@ class VideoSink:
         path: the final name, whatever its suffix: what is written is MP4.
         source: what the frames have in common. It is asked for `last_duration` at the end.
         crf: x264's quality, 0 (lossless) to 51. At 18 a plane differs by less than 2 levels in the
-            mean, also where the source is noisy.
-        preset: x264's trade of time for size.
+            mean, also where the source is noisy. NVENC quantises every picture by this number,
+            which x264 raises where the eye sees it least: meant to be no coarser, not measured.
+        preset: x264's trade of time for size. NVENC takes no notice.
         audio: copied as it is, or made AAC where MP4 cannot hold it. None: no sound.
         offset_pts: taken off every pts, and as much off the sound and the chapters: with the pts of
             its first frame a stretch of a recording starts at 0.
         overwrite: whether a file at `path` may be replaced.
-        threads: of the encoder; 0: as many as x264 likes.
+        threads: of x264; 0: as many as it likes.
+        encode_on: the GPU whose NVENC is to encode, counted among those that are visible. Where it
+            cannot, x264 does, and a note says why. None: x264.
 
     Attributes:
         frames: how many were written.
-        notes: what is not as in the source, one sentence each.
+        encoder: what encodes, known once the block is entered.
+        notes: what is not as in the source or as asked, one sentence each.
 
     Raises:
-        ValueError: a frame of another size, or one that is not after the one before.
+        ValueError: a frame of another size, one that is not after the one before, or for NVENC one
+            in the memory of another GPU.
         OutputError: `path` exists, or cannot be written.
     """
 
@@ -169,13 +186,19 @@ class VideoSink:
         offset_pts: int = 0,
         overwrite: bool = False,
         threads: int = 0,
+        encode_on: int | None = None,
     ) -> None:
         self.path = path
         self.frames = 0
+        self.encoder: Literal["x264", "nvenc"] = "x264"
         self.notes: list[str] = []
         self._source = source
-        self._options = {"crf": str(crf), "preset": preset}
+        self._quality = str(crf)
+        self._preset = preset
         self._threads = threads
+        self._encode_on = encode_on
+        self._hwaccel: HWAccel | None = None  # None for x264
+        self._cuda_context: CudaContext | None = None
         self._audio = audio
         self._offset_pts = offset_pts
         self._overwrite = overwrite
@@ -230,6 +253,8 @@ class VideoSink:
 
     def _open(self) -> None:
         """Write the header: with the sound as it is, else as AAC, else without."""
+        if self._encode_on is not None:
+            self._try_nvenc(self._encode_on)
         ways: tuple[Literal["copy", "aac", "none"], ...] = ("none",)
         if isinstance(self._audio, PcmAudio):
             ways = ("aac",)
@@ -275,16 +300,28 @@ class VideoSink:
 
     def _new_video(self) -> VideoStream:
         source = self._source
-        height, width = source.size
         rate = source.average_rate if 1 <= source.average_rate <= 1000 else Fraction(25)
-        video = self._container.add_stream("libx264", rate=rate, options=dict(self._options))
+        codec = _NVENC if self.encoder == "nvenc" else "libx264"
+        with self._context():
+            video = self._container.add_stream(codec, rate=rate, hwaccel=self._hwaccel)
         assert isinstance(video, VideoStream)
         video.time_base = self._time_base
-        context = video.codec_context
+        self._configure(video.codec_context)
+        return video
+
+    def _configure(self, context: VideoCodecContext) -> None:
+        """Tell an encoder what comes and what is wanted of it."""
+        source = self._source
+        height, width = source.size
+        if context.codec.name == _NVENC:
+            context.options = {**_NVENC_OPTIONS, "qp": self._quality}
+            context.pix_fmt = "nv12"
+        else:
+            context.options = {"crf": self._quality, "preset": self._preset}
+            context.pix_fmt = "yuv420p"
+            context.thread_count = self._threads
         context.time_base = self._time_base
         context.height, context.width = height + height % 2, width + width % 2
-        context.pix_fmt = "yuv420p"
-        context.thread_count = self._threads
         context.flags |= _FRAME_DURATION
         context.sample_aspect_ratio = source.sample_aspect_ratio
         primaries, transfer, matrix = source.colour_tags
@@ -292,7 +329,32 @@ class VideoSink:
         same = _SAME_MATRIX[source.colour.matrix]
         context.colorspace = matrix if matrix in same else _MATRIX_CODE[source.colour.matrix]
         context.color_range = 2 if source.colour.full_range else 1
-        return video
+
+    def _try_nvenc(self, gpu: int) -> None:
+        """Make NVENC the encoder where it opens for frames of this size; else say why it does not.
+
+        FFmpeg has the encoder wherever it runs; the driver and the chip need not have it.
+        """
+        hwaccel = HWAccel("cuda", device=str(gpu), options=nv12.CONTEXT_OPTIONS)
+        try:
+            with nv12.context_of(gpu):
+                trial = av.CodecContext.create(_NVENC, "w", hwaccel)
+                assert isinstance(trial, VideoCodecContext)
+                self._configure(trial)
+                trial.open()
+        except EngineError as error:
+            self.notes.append(f"encoded by x264: {error}")
+        except (av.FFmpegError, NotImplementedError) as error:
+            self.notes.append(f"encoded by x264: NVENC does not open ({_reason(error)})")
+        else:
+            self.encoder, self._hwaccel = "nvenc", hwaccel
+            self._cuda_context = CudaContext(gpu, primary_ctx=False, current_ctx=True)
+
+    def _context(self) -> AbstractContextManager[None]:
+        """Within it, what NVENC needs is current in this thread."""
+        if self._encode_on is None or self.encoder != "nvenc":
+            return nullcontext()
+        return nv12.context_of(self._encode_on)
 
     def _new_audio(self, way: Literal["copy", "aac", "none"]) -> AudioStream | None:
         if way == "none" or self._audio is None:
@@ -359,16 +421,18 @@ class VideoSink:
                 container.close()
 
     def _cannot_write(self, error: Exception) -> OutputError:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         advice = "Check that the folder exists and may be written."
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             advice = "Free some space, or write to another disk."
-        return OutputError(f"cannot write {show_path(self.path)}: {reason}. {advice}")
+        return OutputError(f"cannot write {show_path(self.path)}: {_reason(error)}. {advice}")
 
     # --- frames ---
 
-    def write(self, frame: Frame) -> None:
-        """Append `frame`. Its planes are copied, and may be changed afterwards."""
+    def write(self, frame: Frame | DeviceFrame) -> None:
+        """Append `frame`. Its planes are copied, and may be changed afterwards.
+
+        A `DeviceFrame` goes to NVENC without leaving the GPU, and to x264 by one copy.
+        """
         if frame.size != tuple(self._source.size):
             raise ValueError(f"frames must be {self._source.size}, got {frame.size}")
         picture = self._picture(frame)
@@ -388,16 +452,17 @@ class VideoSink:
         self._held = picture
         self.frames += 1
 
-    def _picture(self, frame: Frame) -> VideoFrame:
+    def _picture(self, frame: Frame | DeviceFrame) -> VideoFrame:
         """`frame` as the encoder takes it: a copy, of even size, on the sink's clock."""
-        height, width = frame.size
-        picture = VideoFrame(width + width % 2, height + height % 2, "yuv420p")
-        for plane, source in zip(picture.planes, (frame.y, frame.u, frame.v), strict=True):
-            rows = np.frombuffer(cast(Any, plane), np.uint8).reshape(plane.height, plane.line_size)
-            h, w = source.shape
-            rows[:h, :w] = source
-            rows[:h, w : plane.width] = rows[:h, w - 1 : w]
-            rows[h:] = rows[h - 1]
+        if isinstance(frame, Frame):
+            picture = _planar(frame)
+        elif self.encoder == "x264":
+            picture = _planar(frame.on_host())
+        else:
+            with self._context():
+                picture = VideoFrame.from_dlpack(
+                    nv12.for_nvenc(frame), format="nv12", cuda_context=self._cuda_context
+                )
         time = (frame.pts - self._offset_pts) * frame.time_base
         picture.pts = round(time / self._time_base)
         picture.time_base = self._time_base
@@ -549,6 +614,24 @@ class VideoSink:
             for k, ((start, title), stop) in enumerate(zip(marks, ends, strict=False))
             if stop > start
         ]
+
+
+def _planar(frame: Frame) -> VideoFrame:
+    """A copy of `frame`; an odd size is made even by repeating the last row or column."""
+    height, width = frame.size
+    picture = VideoFrame(width + width % 2, height + height % 2, "yuv420p")
+    for plane, source in zip(picture.planes, (frame.y, frame.u, frame.v), strict=True):
+        rows = np.frombuffer(cast(Any, plane), np.uint8).reshape(plane.height, plane.line_size)
+        h, w = source.shape
+        rows[:h, :w] = source
+        rows[:h, w : plane.width] = rows[:h, w - 1 : w]
+        rows[h:] = rows[h - 1]
+    return picture
+
+
+def _reason(error: Exception) -> str:
+    """The system's or FFmpeg's words for `error`, on one line."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
 def _part_of(path: Path) -> Path:

@@ -97,9 +97,16 @@ class DeviceFrame:
         return float(self.pts * self.time_base)
 
     def on_host(self) -> Frame:
-        """The same picture in the host's memory; waits for the GPU."""
-        u, v = self.uv.permute(2, 0, 1).contiguous().cpu().numpy()
-        return Frame(self.y.cpu().numpy(), u, v, self.pts, self.time_base, self.colour)
+        """The same picture in the host's memory, by one copy; waits for the GPU."""
+        import torch
+
+        planes = (self.y, self.uv[..., 0], self.uv[..., 1])
+        planar = torch.cat([plane.flatten() for plane in planes])
+        host = torch.empty(planar.shape, dtype=planar.dtype, pin_memory=planar.is_cuda)
+        host.copy_(planar)
+        parts = host.split([plane.numel() for plane in planes])
+        y, u, v = (p.view(q.shape).numpy() for p, q in zip(parts, planes, strict=True))
+        return Frame(y, u, v, self.pts, self.time_base, self.colour)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

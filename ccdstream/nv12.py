@@ -67,13 +67,22 @@ def planes_of(picture: PictureLike) -> "tuple[Tensor, Tensor]":
 
     Returns:
         y uint8 [H, W] and uv uint8 [H / 2, W / 2, 2], contiguous.
+
+    Raises:
+        EngineError: the GPU failed, for instance for want of memory.
     """
     from torch.utils.dlpack import from_dlpack
 
-    # The capsule, and not the plane: torch would ask the plane for a stream, which PyAV refuses.
-    y, uv = (from_dlpack(plane.__dlpack__()) for plane in picture.planes[:2])
-    with _in_ffmpegs_stream(y.device) as shared:
-        return shared(_in_8_bits(y)), shared(_in_8_bits(uv))
+    try:
+        # The capsule, not the plane: torch would ask the plane for a stream, which PyAV refuses.
+        y, uv = (from_dlpack(plane.__dlpack__()) for plane in picture.planes[:2])
+        with _in_ffmpegs_stream(y.device) as shared:
+            return shared(_in_8_bits(y)), shared(_in_8_bits(uv))
+    except RuntimeError as error:
+        raise EngineError(
+            f"the GPU did not hand over a decoded picture: {one_line(error)}. "
+            "Decode without the GPU."
+        ) from error
 
 
 def for_nvenc(frame: DeviceFrame) -> "tuple[Tensor, Tensor]":
