@@ -44,6 +44,7 @@ from av.container import InputContainer
 from av.filter import Graph
 from av.packet import Packet
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -676,6 +677,21 @@ class _Nvdec:
         with nv12.context_of(self._gpu):
             return _open(path, hwaccel)
 
+    def decode(
+        self, decoder: VideoCodecContext, packet: "Packet[VideoStream] | None"
+    ) -> list[VideoFrame]:
+        """As `decoder` does it.
+
+        Raises:
+            EngineError: it failed, and not for what is in the packet.
+        """
+        try:
+            return decoder.decode(packet)
+        except av.FFmpegError as error:
+            if isinstance(error, av.error.EOFError | ValueError):  # drained; the packet is damaged
+                raise
+            raise EngineError(f"NVDEC failed ({_reason(error)})") from error
+
     @staticmethod
     def layout(picture: VideoFrame) -> str | None:
         """The format of a picture in the GPU's memory; None for one in the host's."""
@@ -693,10 +709,7 @@ class _Nvdec:
         try:
             planar = self._reformatter.reformat(picture, format=name, threads=1)
         except av.FFmpegError as error:
-            raise EngineError(
-                f"GPU {self._gpu} did not give back a picture: {_reason(error)}. "
-                "Decode without the GPU."
-            ) from error
+            raise EngineError(f"NVDEC did not give back a picture ({_reason(error)})") from error
         planar.colorspace = picture.colorspace  # which reformat may rewrite
         return planar
 
@@ -720,8 +733,8 @@ class VideoSource:
         start_s, end_s: hand out only the frames with start_s <= `Frame.seconds` < end_s. Decoding
             starts at a keyframe before `start_s`.
         decode_on: the GPU whose NVDEC is to decode, counted among those that are visible; `frames`
-            then leaves what it can there. Where it cannot be used, `notes` says why, and all is as
-            without it. None: FFmpeg's own decoder.
+            then leaves what it can there. Where it cannot be used, or fails, `notes` says why, and
+            all is as without it. None: FFmpeg's own decoder.
 
     Attributes:
         path, format, codec, pix_fmt: what is read. `format` is the container's name in FFmpeg.
@@ -769,12 +782,16 @@ class VideoSource:
         self._nvdec: _Nvdec | None = None
         self._stays = False  # whether pictures are left on the GPU
         self._settled = False  # whether the first picture has said what holds for all
+        self._given: int | None = None  # pts of the last frame that was handed out
         self._container, self._file = _open(path)
         try:
             self._describe()
             if decode_on is not None:
                 self._move_to(_Nvdec(decode_on))
-            first = next(self._frames, None)
+            first = self._next()
+            if first is None and self._nvdec is not None:
+                self._leave_gpu("NVDEC gave no picture")
+                first = self._next()
             if first is None:
                 raise self._nothing()
         except BaseException:
@@ -803,6 +820,21 @@ class VideoSource:
         self._container, self._file = container, file
         self._nvdec, self._stays = nvdec, True
         self._describe()
+
+    def _leave_gpu(self, reason: str) -> None:
+        """Have FFmpeg's own decoder begin anew, and pass over the frames that were given already.
+
+        Times are strictly increasing and the same in every pass, so none is lost or comes twice;
+        and the problems are those of a recording that was decoded in software.
+        """
+        self._note(reason)
+        self._nvdec, self._stays, self.decoder = None, False, "software"
+        self.problems = Problems(decoded=self.problems.decoded)
+        self._close()
+        self._container, self._file = _open(self.path)
+        self._describe()
+        given = self._given
+        self._frames = (f for f in self._run() if given is None or f.pts > given)
 
     def _note(self, reason: str) -> None:
         self.notes.append(f"decoded into the host's memory: {reason}")
@@ -904,11 +936,22 @@ class VideoSource:
     def frames(self) -> Iterator[Frame | DeviceFrame]:
         """The frames that are left, each where it was decoded; otherwise as iterating."""
         while True:
-            frame, self._first = self._first or next(self._frames, None), None
+            frame, self._first = self._first or self._next(), None
             if frame is None:
                 return
             self.problems.decoded += 1
+            self._given = frame.pts
             yield frame
+
+    def _next(self) -> Frame | DeviceFrame | None:
+        """The next frame, None at the end. Where the GPU fails, it is FFmpeg's own decoder's."""
+        try:
+            return next(self._frames, None)
+        except EngineError as error:
+            if self._nvdec is None:
+                raise
+            self._leave_gpu(str(error))
+            return next(self._frames, None)
 
     # The stages of decoding, from the outside in: each takes what the next one gives.
 
@@ -1033,7 +1076,10 @@ class VideoSource:
         marked = packet is not None and packet.is_corrupt
         self.problems.corrupt_packets += marked
         try:
-            return self._stream.codec_context.decode(packet)
+            decoder = self._stream.codec_context
+            if self._nvdec is not None:
+                return self._nvdec.decode(decoder, packet)
+            return decoder.decode(packet)
         except av.error.EOFError:  # drained already
             return []
         except (av.FFmpegError, ValueError):  # ValueError: from PyAV 19 on, the decoder refused

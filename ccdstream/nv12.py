@@ -79,10 +79,7 @@ def planes_of(picture: PictureLike) -> "tuple[Tensor, Tensor]":
         with _in_ffmpegs_stream(y.device) as shared:
             return shared(_in_8_bits(y)), shared(_in_8_bits(uv))
     except RuntimeError as error:
-        raise EngineError(
-            f"the GPU did not hand over a decoded picture: {one_line(error)}. "
-            "Decode without the GPU."
-        ) from error
+        raise EngineError(f"torch did not take over a picture ({one_line(error)})") from error
 
 
 def for_nvenc(frame: DeviceFrame) -> "tuple[Tensor, Tensor]":

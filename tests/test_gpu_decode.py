@@ -24,38 +24,37 @@ from tests.videos import cut, flip_bits, make_video, picture, textured
 SIZE = (48, 64)
 
 
+TO_DEVICE = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}
+
+
 class PlayedNvdec(decode._Nvdec):
     """Takes pictures in the host's memory for those of a GPU, where they are NV12 or P010."""
 
     def open(self, path: Path) -> tuple[av.container.InputContainer, decode._OneFile]:
         return decode._open(path)
 
+    def decode(
+        self, decoder: av.VideoCodecContext, packet: av.Packet | None
+    ) -> list[av.VideoFrame]:
+        return [self.on_device(picture) for picture in super().decode(decoder, packet)]
+
+    @staticmethod
+    def on_device(picture: av.VideoFrame) -> av.VideoFrame:
+        if picture.format.name not in TO_DEVICE:
+            return picture
+        moved = picture.reformat(format=TO_DEVICE[picture.format.name])
+        moved.colorspace = picture.colorspace
+        return moved
+
     @staticmethod
     def layout(picture: av.VideoFrame) -> str | None:
-        return picture.format.name if picture.format.name in ("nv12", "p010le") else None
+        return picture.format.name if picture.format.name in TO_DEVICE.values() else None
 
 
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that decodes, played by the CPU."""
-    decoded = VideoSource._decode
-    to_device = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}
-
-    def decoded_on_device(source: VideoSource, packet: av.Packet | None) -> list[av.VideoFrame]:
-        pictures = decoded(source, packet)
-        if source._nvdec is None:
-            return pictures
-        return [on_device(p) for p in pictures]
-
-    def on_device(picture: av.VideoFrame) -> av.VideoFrame:
-        if picture.format.name not in to_device:
-            return picture
-        moved = picture.reformat(format=to_device[picture.format.name])
-        moved.colorspace = picture.colorspace
-        return moved
-
     monkeypatch.setattr(decode, "_Nvdec", PlayedNvdec)
-    monkeypatch.setattr(VideoSource, "_decode", decoded_on_device)
 
 
 def textured_video(path: Path, **options: object) -> Path:
@@ -191,6 +190,11 @@ def test_damage_is_told_the_same_both_ways(tmp_path: Path, played: None, kind: s
     ("name", "options", "reason"),
     [
         ("i.mp4", {"options": {"x264-params": "tff=1"}}, "picture 1 is interlaced"),
+        (
+            "t.mp4",
+            {"options": {"x264-params": "tff=1"}, "tags": (5, 6, 5, 1)},
+            "picture 1 is interlaced",
+        ),
         ("r.mp4", {"display": (90.0, False, False)}, "picture 1 is turned or mirrored"),
         ("o.webm", {"codec": "libvpx-vp9", "size": (47, 63)}, "picture 1 is of odd size"),
         ("f.mp4", {"tags": (4, 4, 4, 1)}, "picture 1 is in the colours of FCC or SMPTE 240M"),
@@ -306,6 +310,84 @@ def test_no_file_stays_open_where_the_gpu_cannot_be_used(
         list(source)
     assert len(opened) >= 2
     assert all(file._file.closed for file in opened)
+
+
+# --- a GPU that fails ---
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 17])
+@pytest.mark.parametrize(
+    ("name", "format", "span"),
+    [
+        ("f.mp4", None, {}),
+        ("f.h264", "h264", {}),
+        ("f.mp4", None, {"start_s": 0.3, "end_s": 1.1}),
+    ],
+    ids=["mp4", "no-times", "stretch"],
+)
+def test_where_the_gpu_fails_software_goes_on_and_every_frame_comes_once(
+    tmp_path: Path,
+    played: None,
+    monkeypatch: pytest.MonkeyPatch,
+    fails_at: int,
+    name: str,
+    format: str | None,
+    span: dict[str, float],
+) -> None:
+    taken = iter(range(1, 1000))
+
+    def in_8_bits(samples: torch.Tensor) -> torch.Tensor:
+        if next(taken) == 2 * fails_at:  # two planes a picture
+            raise torch.OutOfMemoryError("CUDA out of memory\nGPU 0 has ...")
+        return samples.clone()
+
+    monkeypatch.setattr(nv12, "_in_8_bits", in_8_bits)
+    options = {"g": "10", "bf": "2"}
+    path = textured_video(tmp_path / name, frames=40, format=format, options=options)
+    source, on_gpu = assert_same(path, **span)
+    assert on_gpu == [k < fails_at - 1 for k in range(len(on_gpu))]
+    assert source.decoder == "software"
+    assert source.notes == [
+        "decoded into the host's memory: torch did not take over a picture (CUDA out of memory)"
+    ]
+
+
+@pytest.mark.parametrize("error", [av.error.ExternalError, av.error.MemoryError])
+def test_an_error_of_nvdec_is_no_damage_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[av.FFmpegError]
+) -> None:
+    class Broken:
+        def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+            raise error(1, "broken")
+
+    class FailsLate(PlayedNvdec):
+        packets = 0
+
+        def decode(
+            self, decoder: av.VideoCodecContext, packet: av.Packet | None
+        ) -> list[av.VideoFrame]:
+            self.packets += 1
+            return super().decode(decoder if self.packets < 20 else Broken(), packet)
+
+    monkeypatch.setattr(decode, "_Nvdec", FailsLate)
+    source, on_gpu = assert_same(textured_video(tmp_path / "e.mp4", frames=40))
+    assert on_gpu == sorted(on_gpu, reverse=True) and 0 < sum(on_gpu) < 20
+    assert source.notes == ["decoded into the host's memory: NVDEC failed (broken)"]
+
+
+def test_where_nvdec_gives_no_picture_software_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(PlayedNvdec):
+        def decode(
+            self, decoder: av.VideoCodecContext, packet: av.Packet | None
+        ) -> list[av.VideoFrame]:
+            return []
+
+    monkeypatch.setattr(decode, "_Nvdec", Silent)
+    source, on_gpu = assert_same(textured_video(tmp_path / "e.mp4"))
+    assert not any(on_gpu)
+    assert source.notes == ["decoded into the host's memory: NVDEC gave no picture"]
 
 
 # --- on a GPU ---
