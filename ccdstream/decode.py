@@ -934,7 +934,10 @@ class VideoSource:
             yield frame.on_host() if isinstance(frame, DeviceFrame) else frame
 
     def frames(self) -> Iterator[Frame | DeviceFrame]:
-        """The frames that are left, each where it was decoded; otherwise as iterating."""
+        """The frames that are left, each where it was decoded; otherwise as iterating.
+
+        A `DeviceFrame` is complete in the order of the CUDA stream that is current here.
+        """
         while True:
             frame, self._first = self._first or self._next(), None
             if frame is None:

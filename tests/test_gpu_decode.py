@@ -180,6 +180,7 @@ def test_damage_is_told_the_same_both_ways(tmp_path: Path, played: None, kind: s
         flip_bits(whole, path, seed=3)
     # what a damaged picture shows where nothing was decoded is by chance
     source, _ = assert_same(path, within=255)
+    assert source.notes == []
     assert source.problems.sentences(), "nothing is damaged, so this test tests nothing"
 
 
@@ -352,14 +353,20 @@ def test_where_the_gpu_fails_software_goes_on_and_every_frame_comes_once(
     ]
 
 
+class Broken:
+    """A decoder that cannot."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self._error = error
+
+    def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        raise self._error(1, "broken")
+
+
 @pytest.mark.parametrize("error", [av.error.ExternalError, av.error.MemoryError])
 def test_an_error_of_nvdec_is_no_damage_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[av.FFmpegError]
 ) -> None:
-    class Broken:
-        def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
-            raise error(1, "broken")
-
     class FailsLate(PlayedNvdec):
         packets = 0
 
@@ -367,12 +374,18 @@ def test_an_error_of_nvdec_is_no_damage_of_the_file(
             self, decoder: av.VideoCodecContext, packet: av.Packet | None
         ) -> list[av.VideoFrame]:
             self.packets += 1
-            return super().decode(decoder if self.packets < 20 else Broken(), packet)
+            return super().decode(decoder if self.packets < 20 else Broken(error), packet)
 
     monkeypatch.setattr(decode, "_Nvdec", FailsLate)
     source, on_gpu = assert_same(textured_video(tmp_path / "e.mp4", frames=40))
     assert on_gpu == sorted(on_gpu, reverse=True) and 0 < sum(on_gpu) < 20
     assert source.notes == ["decoded into the host's memory: NVDEC failed (broken)"]
+
+
+@pytest.mark.parametrize("error", [av.error.InvalidDataError, av.error.EOFError, ValueError])
+def test_damage_of_the_file_is_no_error_of_nvdec(error: type[Exception]) -> None:
+    with pytest.raises(error):
+        decode._Nvdec(0).decode(Broken(error), None)
 
 
 def test_where_nvdec_gives_no_picture_software_does(
