@@ -1055,7 +1055,7 @@ class VideoSource:
         size, colour = (picture.height, picture.width), _colour_of(picture)
         exact = _MATRICES.get(picture.colorspace, (colour.matrix, _SWS_OF[colour.matrix]))[1]
         reasons = (
-            (layout is None, "is of a kind that NVDEC does not decode"),
+            (layout is None, "was left by NVDEC to FFmpeg's decoder"),
             (layout not in _AS_DECODED, f"is in {layout}"),
             (picture.interlaced_frame, "is interlaced"),
             (_Orientation.of(picture) != _Orientation(), "is turned or mirrored"),

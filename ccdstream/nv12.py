@@ -11,8 +11,9 @@ order of work:
   itself has no other. So what touches their pictures is queued there, and other streams wait for it
   (`_in_ffmpegs_stream`); the host waits for nothing.
 
-Both are read from FFmpeg's source (`hwcontext_cuda.c`, `nvdec.c`, `nvenc.c`); the tests marked
-`cuda` hold them. Everything else here runs on the CPU as well.
+Both are taken from FFmpeg's source (`hwcontext_cuda.c`, `nvdec.c`, `nvenc.c`); no GPU was at hand
+when this was written, and the tests marked `cuda` are there to show it. All else runs on the CPU
+as well.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -161,14 +161,6 @@ def test_of_the_tiny_network_no_imagenet_weights_are_missed() -> None:
     assert "download" not in str(refused.value)
 
 
-def test_of_the_tiny_network_no_imagenet_weights_are_missed() -> None:
-    _, start = make_backbone(BackboneConfig(name="tiny"))
-    assert start.description == "random start"
-    with pytest.raises(ConfigError, match="there are no ImageNet weights for tiny") as refused:
-        make_backbone(BackboneConfig(name="tiny", weights="imagenet"))
-    assert "download" not in str(refused.value)
-
-
 def test_torchvisions_file_is_found_by_the_name_of_its_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,7 +239,7 @@ def joined(path: Path, *parts: Path) -> Path:
         ({"size": (32, 48)}, "is of another size"),
         ({"tags": (1, 1, 1, 2)}, "is of another colour"),
         ({"options": {"x264-params": "tff=1"}}, "is interlaced"),
-        ({"pix_fmt": "yuv444p"}, "is of a kind that NVDEC does not decode"),
+        ({"pix_fmt": "yuv444p"}, "was left by NVDEC to FFmpeg's decoder"),
     ],
     ids=["size", "colour", "interlaced", "chroma"],
 )
