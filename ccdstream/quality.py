@@ -23,6 +23,8 @@ MEASURES = ("sharpness", "evenness", "brightness", "contrast", "haze", "glare", 
 
 _GLARE_LUMA = 215
 COARSE_PX = 4
+INNER_PX = 7
+"""Fine detail is measured where such a box around is valid: the edge of the grey fill is none."""
 FEWEST_PX = 1000
 """Measures of fewer pixels say nothing."""
 _SECOND_DIFFERENCES = tuple(
@@ -56,8 +58,7 @@ def measure(view: View) -> dict[str, float]:
         All are nan where too few pixels are valid.
     """
     valid = view.valid.astype(np.uint8)
-    # Away from what is masked: the edge of its grey fill is no detail.
-    inner = cv2.erode(valid, np.ones((7, 7), np.uint8))
+    inner = cv2.erode(valid, np.ones((INNER_PX, INNER_PX), np.uint8))
     if np.count_nonzero(inner) < FEWEST_PX:
         return dict.fromkeys(MEASURES, float("nan"))
     luma = cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
