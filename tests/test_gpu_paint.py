@@ -11,10 +11,10 @@ from ccdstream.frames import Colour, DeviceFrame, FieldOfView, Frame, Fused
 from ccdstream.gpu.paint import painted
 from ccdstream.paint import Canvas, Dots, Layer, Levels, Mark, dots_of, whole_numbers
 from ccdstream.render import STATES, Overlay
+from tests.devices import DEVICES, on_device
 
 COLOUR = Colour("bt709", full_range=False)
 SIZES = [(576, 720), (288, 384), (48, 64), (35, 33), (33, 35), (3, 5), (1, 1)]
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 @pytest.fixture(params=DEVICES)
@@ -28,22 +28,6 @@ def frame_of(size: tuple[int, int], seed: int = 0) -> Frame:
     half = ((size[0] + 1) // 2, (size[1] + 1) // 2)
     planes = [random.integers(0, 256, shape, dtype=np.uint8) for shape in (size, half, half)]
     return Frame(*planes, pts=2**53 + 1, time_base=Fraction(1, 25), colour=COLOUR)
-
-
-def on_device(frame: Frame, device: torch.device) -> DeviceFrame:
-    """The frame in the middle of larger planes, as a decoder's pitch leaves it."""
-    height, width = frame.size
-    y = np.full((height, width + 7), 99, np.uint8)
-    uv = np.full((frame.u.shape[0], frame.u.shape[1] + 5, 2), 99, np.uint8)
-    y[:, :width] = frame.y
-    uv[:, : frame.u.shape[1]] = np.stack([frame.u, frame.v], axis=2)
-    return DeviceFrame(
-        torch.from_numpy(y).to(device)[:, :width],
-        torch.from_numpy(uv).to(device)[:, : frame.u.shape[1]],
-        frame.pts,
-        frame.time_base,
-        frame.colour,
-    )
 
 
 def assert_same_picture(drawn: DeviceFrame, expected: Frame) -> None:
