@@ -461,14 +461,9 @@ def _laplacian(planes: "Tensor") -> "Tensor":
 
 
 def _neighbours(planes: "Tensor", dim: int) -> tuple["Tensor", "Tensor"]:
-    """What lies before each pixel and behind it; mirrored at the edges."""
-    import torch
-
-    length = planes.shape[dim]
-    head, tail = planes.narrow(dim, 0, length - 1), planes.narrow(dim, 1, length - 1)
-    before = torch.cat([tail.narrow(dim, 0, 1), head], dim=dim)
-    behind = torch.cat([tail, head.narrow(dim, length - 2, 1)], dim=dim)
-    return before, behind
+    """What lies before each pixel and behind it. Edges wrap round: there nothing is ever valid,
+    since a view is masked to some pixels inside the field's outline."""
+    return planes.roll(1, dim), planes.roll(-1, dim)
 
 
 def _measures(sums: np.ndarray) -> tuple[dict[str, float], float]:
