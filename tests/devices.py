@@ -1,5 +1,9 @@
 """Frames on torch's devices: on the CPU always, and on a GPU in tests marked `cuda`."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -24,3 +28,19 @@ def on_device(frame: Frame, device: torch.device) -> DeviceFrame:
         frame.time_base,
         frame.colour,
     )
+
+
+@contextmanager
+def no_hidden_wait() -> Iterator[None]:
+    """Torch raises where an operator would make the host wait for the GPU; for events it may."""
+
+    def set_mode(mode: str) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that this is a prototype
+            torch.cuda.set_sync_debug_mode(mode)
+
+    set_mode("error")
+    try:
+        yield
+    finally:
+        set_mode("default")

@@ -11,7 +11,7 @@ from ccdstream.frames import Colour, DeviceFrame, FieldOfView, Frame, Fused
 from ccdstream.gpu.paint import painted
 from ccdstream.paint import Canvas, Dots, Layer, Levels, Mark, dots_of, whole_numbers
 from ccdstream.render import STATES, Overlay
-from tests.devices import DEVICES, on_device
+from tests.devices import DEVICES, no_hidden_wait, on_device
 
 COLOUR = Colour("bt709", full_range=False)
 SIZES = [(576, 720), (288, 384), (48, 64), (35, 33), (33, 35), (3, 5), (1, 1)]
@@ -144,3 +144,16 @@ def test_the_given_frame_is_left_as_it_is(device: torch.device) -> None:
     drawn = painted(given, [some_layer((48, 64), (4, 4, 20, 20)), some_dots((48, 64))])
     assert_same_picture(given, frame)
     assert (drawn.y != given.y).any() and drawn.y.device == given.y.device
+
+
+@pytest.mark.cuda
+def test_blending_does_not_wait_for_the_gpu() -> None:
+    size = (48, 64)
+    frame = on_device(frame_of(size), torch.device("cuda"))
+    layers: list[Mark] = [
+        some_layer(size, (2, 2, 9, 11)),
+        some_levels(2, 4, size),
+        some_dots(size),
+    ]
+    with no_hidden_wait():
+        painted(frame, layers)

@@ -5,7 +5,6 @@ one level of chroma is worth; 0.0001 on average; and 0.1 % of the pixels of a ma
 CPU, over 176 views: one level, 0.0000006 on average, and no pixel of a mask.
 """
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -22,7 +21,7 @@ from ccdstream.frames import Colour, FieldOfView, Frame, View
 from ccdstream.gpu.view import DeviceViewTracker, ViewQuality
 from ccdstream.quality import MEASURES, QualityLimits, flags, measure
 from ccdstream.view import HYPERKVASIR, NEUTRAL, NONE, Profile, ViewTracker
-from tests.devices import DEVICES, on_device
+from tests.devices import DEVICES, no_hidden_wait, on_device
 from tests.scopes import (
     COLOURS,
     SMALL,
@@ -306,19 +305,9 @@ def test_copies_go_by_the_batch_and_not_by_the_frame(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.cuda
 def test_nothing_waits_for_the_gpu_unseen() -> None:
-    """Torch raises where an operator would wait; the waits that are meant are for events."""
     device = torch.device("cuda")
     frames = [on_device(frame, device) for frame in stream(wandering(48, decorate=burned_in))]
-    batches = [frames[start : start + 8] for start in range(0, 48, 8)]
     tracker = DeviceViewTracker(HYPERKVASIR, LIMITS, device)
-    tracker.update(batches[0])  # constants of the field
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the mode is a prototype
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        for batch in batches[1:]:
-            tracker.update(batch).quality()
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.cuda.set_sync_debug_mode("default")
+    with no_hidden_wait():
+        for start in range(0, 48, 8):
+            tracker.update(frames[start : start + 8]).quality()

@@ -2,13 +2,13 @@
 
 On the host stands what draws, `Overlay.layers`: text, contours and smoothing of a few marks. On the
 device stands the blending, in the whole numbers of `ccdstream.paint` and so bit for bit the same,
-because the frame is there and stays there. Only the layers go to the device, those of a frame in
-one copy; nothing comes back and nothing is waited for.
+because the frame is there and stays there. Only the layers go to the device, a copy a frame for
+each type of number in them; nothing comes back and nothing is waited for.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate, islice
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,9 +20,6 @@ from ccdstream.paint import Dots, Levels, Mark
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-_ALIGNMENT = 8
-"""Bytes at a multiple of which every array of a copy begins, for numbers of up to 64 bits."""
 
 
 def painted(frame: DeviceFrame, layers: Sequence[Mark]) -> DeviceFrame:
@@ -65,7 +62,7 @@ def _blend(plane: "Tensor", step: int, layer: Mark, arrays: Sequence["Tensor"]) 
     if isinstance(layer, Dots):
         index, keep, add = arrays
         pixels = plane.view(-1, plane.shape[2])
-        pixels.index_copy_(0, index, _mixed(pixels[index], keep, add))
+        pixels.index_copy_(0, index, _mixed(pixels[index], keep, add).to(plane.dtype))
         return
     *levels, keep, add = arrays
     for level in levels:
@@ -76,26 +73,21 @@ def _blend(plane: "Tensor", step: int, layer: Mark, arrays: Sequence["Tensor"]) 
 
 
 def _mixed(pixels: "Tensor", keep: "Tensor", add: "Tensor") -> "Tensor":
-    """uint8 [..., c], by the equation of `ccdstream.paint`: keep int32 [...], add [..., c]."""
-    return ((pixels * keep[..., None] + add) >> 8).to(pixels.dtype)
+    """int32 [..., c], by the equation of `ccdstream.paint`, of keep int32 [...], add [..., c]."""
+    return (pixels * keep[..., None] + add) >> 8
 
 
 def _sent(arrays: Sequence[np.ndarray], device: "torch.device") -> list["Tensor"]:
     """The arrays on the device, uint16 as int32: torch hardly knows the former."""
-    import torch
-
-    sizes = [-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays]
-    places = [
-        slice(end - size, end - size + array.nbytes)
-        for end, size, array in zip(accumulate(sizes), sizes, arrays, strict=True)
-    ]
-    packed = np.empty(max(sum(sizes), 1), np.uint8)  # torch gives no view of an empty one
-    for place, array in zip(places, arrays, strict=True):
-        packed[place].view(array.dtype).reshape(array.shape)[...] = array
-    on_device = to_device(packed, device)
-    types = {"uint8": torch.uint8, "uint16": torch.int16, "int64": torch.int64}
-    sent = []
-    for place, array in zip(places, arrays, strict=True):
-        tensor = on_device[place].view(types[array.dtype.name]).reshape(array.shape)
-        sent.append(tensor.int() & 0xFFFF if array.dtype == np.uint16 else tensor)
-    return sent
+    sent: dict[int, Tensor] = {}
+    for dtype in dict.fromkeys(array.dtype for array in arrays):
+        numbers = [number for number, array in enumerate(arrays) if array.dtype == dtype]
+        together = np.concatenate([arrays[number].ravel() for number in numbers])
+        if dtype == np.uint16:
+            tensor = to_device(together.view(np.int16), device).int() & 0xFFFF
+        else:
+            tensor = to_device(together, device)
+        pieces = tensor.split([arrays[number].size for number in numbers])
+        for number, piece in zip(numbers, pieces, strict=True):
+            sent[number] = piece.reshape(arrays[number].shape)
+    return [sent[number] for number in range(len(arrays))]
