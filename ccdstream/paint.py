@@ -177,6 +177,10 @@ class Levels:
                 _blend(plane[rows, columns], keep, cv2.LUT(band, add))
 
 
+Mark = Layer | Levels | Dots
+"""What blends into the planes of a frame."""
+
+
 class Canvas:
     """A rectangle of a frame to paint on, first to last. What lies outside the frame is cut off."""
 

@@ -22,8 +22,10 @@ from ccdstream.frames import View
 MEASURES = ("sharpness", "evenness", "brightness", "contrast", "haze", "glare", "redness")
 
 _GLARE_LUMA = 215
-_COARSE_PX = 4
-_FEWEST_PX = 1000
+COARSE_PX = 4
+INNER_PX = 7
+"""Fine detail is measured where such a box around is valid: the edge of the grey fill is none."""
+FEWEST_PX = 1000
 """Measures of fewer pixels say nothing."""
 _SECOND_DIFFERENCES = tuple(
     np.array(kernel, np.float32)
@@ -56,24 +58,51 @@ def measure(view: View) -> dict[str, float]:
         All are nan where too few pixels are valid.
     """
     valid = view.valid.astype(np.uint8)
-    # Away from what is masked: the edge of its grey fill is no detail.
-    inner = cv2.erode(valid, np.ones((7, 7), np.uint8))
-    if np.count_nonzero(inner) < _FEWEST_PX:
+    inner = cv2.erode(valid, np.ones((INNER_PX, INNER_PX), np.uint8))
+    if np.count_nonzero(inner) < FEWEST_PX:
         return dict.fromkeys(MEASURES, float("nan"))
     luma = cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
     fine = _fine_detail(luma, inner)
     _, contrast = cv2.meanStdDev(luma, mask=valid)
     darkest = cv2.min(cv2.min(view.image[..., 0], view.image[..., 1]), view.image[..., 2])
-    shares = np.cumsum(_histogram(luma, valid))
-    red, green, blue, _ = cv2.mean(view.image, mask=valid)
+    return measures_from(
+        fine=fine,
+        coarse=_coarse_detail(luma, valid),
+        contrast=float(contrast.item()),
+        luma=_histogram(luma, valid),
+        darkest=_histogram(darkest, valid),
+        mean_rgb=cv2.mean(view.image, mask=valid)[:3],
+    )
+
+
+def measures_from(
+    *,
+    fine: Sequence[float],
+    coarse: float,
+    contrast: float,
+    luma: np.ndarray,
+    darkest: np.ndarray,
+    mean_rgb: Sequence[float],
+) -> dict[str, float]:
+    """The measures of a view, from what was summed up over its valid pixels.
+
+    Args:
+        fine: fine detail by direction.
+        coarse: coarse detail.
+        contrast: standard deviation of luma.
+        luma: float64 [256], share of the pixels of each level.
+        darkest: float64 [256], the same of the darkest channel.
+        mean_rgb: mean of each channel.
+    """
+    shares = np.cumsum(luma)
     return {
-        "sharpness": min(fine) / max(_coarse_detail(luma, valid), 0.01) ** 0.5,
+        "sharpness": min(fine) / max(coarse, 0.01) ** 0.5,
         "evenness": min(fine) / max(*fine, 0.01),
         "brightness": float(np.searchsorted(shares, 0.9)),
-        "contrast": float(contrast.item()),
-        "haze": float(np.searchsorted(np.cumsum(_histogram(darkest, valid)), 0.05)),
+        "contrast": contrast,
+        "haze": float(np.searchsorted(np.cumsum(darkest), 0.05)),
         "glare": max(0.0, float(1 - shares[_GLARE_LUMA])),
-        "redness": red / max(red + green + blue, 1.0),
+        "redness": mean_rgb[0] / max(sum(mean_rgb), 1.0),
     }
 
 
@@ -84,7 +113,7 @@ def _fine_detail(luma: np.ndarray, inner: np.ndarray) -> list[float]:
 
 
 def _coarse_detail(luma: np.ndarray, valid: np.ndarray) -> float:
-    size = (luma.shape[1] // _COARSE_PX, luma.shape[0] // _COARSE_PX)
+    size = (luma.shape[1] // COARSE_PX, luma.shape[0] // COARSE_PX)
     small = cv2.resize(luma.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     whole = cv2.resize(valid.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.999
     inner = cv2.erode(whole.astype(np.uint8), np.ones((3, 3), np.uint8))

@@ -22,6 +22,7 @@ from ccdstream.paint import (
     Dots,
     Layer,
     Levels,
+    Mark,
     Marks,
     Rgb,
     dots_of,
@@ -81,9 +82,6 @@ HISTORY_GAP_S = 1.0
 """A longer time without frames stays empty in the time line."""
 
 
-Mark = Layer | Levels | Dots
-
-
 class Overlay:
     """Draws the marks on the frames of one stream, in presentation order."""
 
@@ -129,6 +127,13 @@ class Overlay:
         """
         if frame.size != self._size:
             raise ValueError(f"expected a frame of size {self._size}, got {frame.size}")
+        y, u, v = frame.y.copy(), frame.u.copy(), frame.v.copy()
+        for layer in self.layers(field, fused, state, seconds):
+            layer.blend(y, u, v)
+        return replace(frame, y=y, u=u, v=v)
+
+    def layers(self, field: FieldOfView, fused: Fused, state: str, seconds: float) -> list[Mark]:
+        """What `draw` blends into the next frame, first to last; for whoever blends elsewhere."""
         if state not in STATES:
             raise ValueError(f"state must be one of {', '.join(STATES)}, got {state!r}")
         self._history.add(seconds, fused.smoothed, state)
@@ -140,14 +145,11 @@ class Overlay:
             layers.append(self._label(self._layout.label, fused, state, seconds))
         layers.append(self._bar(fused, state))
         layers.append(self._time_line())
-        y, u, v = frame.y.copy(), frame.u.copy(), frame.v.copy()
-        for layer in layers:
-            layer.blend(y, u, v)
         self._layers = layers
-        return replace(frame, y=y, u=u, v=v)
+        return layers
 
     def marks(self) -> Marks:
-        """Which pixels the last `draw` may have changed; all others are bit for bit the input's."""
+        """Which pixels the last `layers` may change; all others are bit for bit the input's."""
         height, width = self._size
         marks = Marks(
             np.zeros((height, width), bool),

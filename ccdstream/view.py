@@ -16,7 +16,7 @@ And back: `map_to_image` lays an anomaly map over a frame; `mask_to_view` takes 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,12 +159,18 @@ def _shrink(luma: np.ndarray) -> tuple[np.ndarray, int]:
     Rows and columns that do not fill a cell are left out, at most factor - 1 of each.
     """
     height, width = luma.shape
-    factor = max(1, min(round(max(height, width) / _SEARCH_PX), height // 8, width // 8))
+    factor = search_factor((height, width))
     if factor == 1:
         return luma, 1
     rows, columns = height // factor, width // factor
     whole = luma[: rows * factor, : columns * factor]
     return cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), factor
+
+
+def search_factor(size: tuple[int, int]) -> int:
+    """The whole number by which the luma of a frame is shrunk to be searched for its field."""
+    height, width = size
+    return max(1, min(round(max(height, width) / _SEARCH_PX), height // 8, width // 8))
 
 
 def _find_in(small: np.ndarray, factor: int, size: tuple[int, int]) -> FieldOfView | None:
@@ -278,7 +284,7 @@ def _squash(plane: np.ndarray) -> np.ndarray:
     """uint8 [256, 256] or [256, 256, C]: each pixel is the mean of the area that it stands for."""
     height, width = VIEW_SIZE
     rows, columns = plane.shape[:2]
-    down, across = max(1, rows // (2 * height)), max(1, columns // (2 * width))
+    down, across = whole_steps((rows, columns))
     if down * across > 1:  # first by whole numbers, which is several times as quick
         rows, columns = rows // down, columns // across
         plane = plane[: rows * down, : columns * across]
@@ -286,6 +292,11 @@ def _squash(plane: np.ndarray) -> np.ndarray:
     shrinks = rows >= height and columns >= width
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(plane, (width, height), interpolation=interpolation)
+
+
+def whole_steps(size: tuple[int, int]) -> tuple[int, int]:
+    """By which whole numbers (down, across) a plane is shrunk before it is squashed."""
+    return max(1, size[0] // (2 * VIEW_SIZE[0])), max(1, size[1] // (2 * VIEW_SIZE[1]))
 
 
 def _clear_of(boxes: Iterable[Box]) -> np.ndarray:
@@ -319,22 +330,22 @@ def _inside(field: FieldOfView) -> np.ndarray:
     shifted = np.round((points + 1) * 16).astype(np.int32)
     cv2.fillConvexPoly(mask, shifted, 1, lineType=cv2.LINE_8, shift=4)
     mask[0], mask[-1], mask[:, 0], mask[:, -1] = 0, 0, 0, 0
-    eroded = cv2.erode(mask, _ball(_OUTLINE_MARGIN_PX))
+    eroded = cv2.erode(mask, ball(_OUTLINE_MARGIN_PX))
     return eroded[1:-1, 1:-1].astype(bool)
 
 
-_HIGHLIGHT_VALUE = 240
-_HIGHLIGHT_SPREAD = 40
+HIGHLIGHT_VALUE = 240
+HIGHLIGHT_SPREAD = 40
 """A pixel of this value (brightest channel) and at most this spread of channels is burned out."""
-_GLINT_SIZE_PX = 11
-_GLINT_RISE = 50
-_GLINT_VALUE = 170
-_GLINT_WHITENESS = 0.6
+GLINT_SIZE_PX = 11
+GLINT_RISE = 50
+GLINT_VALUE = 170
+GLINT_WHITENESS = 0.6
 """Small reflections are dimmed by the squash. They still rise out of the tissue within so many
 pixels by so much in their darkest channel, and are bright and whitish: the darkest channel is at
 least this share of the brightest. Chosen by eye on normal training images, where lower rises or
 less white begin to take the tissue between vessels."""
-_HIGHLIGHT_RIM_PX = 2
+HIGHLIGHT_RIM_PX = 2
 
 
 def _highlights(image: np.ndarray) -> np.ndarray:
@@ -342,16 +353,16 @@ def _highlights(image: np.ndarray) -> np.ndarray:
     red, green, blue = cv2.split(image)
     brightest = cv2.max(cv2.max(red, green), blue)
     darkest = cv2.min(cv2.min(red, green), blue)
-    burned = (brightest >= _HIGHLIGHT_VALUE) & (brightest - darkest <= _HIGHLIGHT_SPREAD)
-    window = np.ones((_GLINT_SIZE_PX, _GLINT_SIZE_PX), np.uint8)
+    burned = (brightest >= HIGHLIGHT_VALUE) & (brightest - darkest <= HIGHLIGHT_SPREAD)
+    window = np.ones((GLINT_SIZE_PX, GLINT_SIZE_PX), np.uint8)
     rise = cv2.morphologyEx(darkest, cv2.MORPH_TOPHAT, window)
-    whitish = darkest >= cv2.convertScaleAbs(brightest, alpha=_GLINT_WHITENESS)
-    glint = (rise > _GLINT_RISE) & (brightest >= _GLINT_VALUE) & whitish
-    rim = cv2.dilate((burned | glint).astype(np.uint8), _ball(_HIGHLIGHT_RIM_PX))
+    whitish = darkest >= cv2.convertScaleAbs(brightest, alpha=GLINT_WHITENESS)
+    glint = (rise > GLINT_RISE) & (brightest >= GLINT_VALUE) & whitish
+    rim = cv2.dilate((burned | glint).astype(np.uint8), ball(HIGHLIGHT_RIM_PX))
     return rim.astype(bool)
 
 
-def _ball(radius_px: int) -> np.ndarray:
+def ball(radius_px: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius_px + 1, 2 * radius_px + 1))
 
 
@@ -366,7 +377,7 @@ _LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (
 """Kr and Kb, the weights of red and blue in luma: ITU-R BT.601, BT.709 and BT.2020 (NCL)."""
 
 
-def _rgb_matrix(colour: Colour) -> np.ndarray:
+def rgb_matrix(colour: Colour) -> np.ndarray:
     """float32 [3, 4] that takes (Y, U, V, 1) to (R, G, B), all in 0 to 255.
 
     R = Y + 2 (1 - Kr) Pr, B = Y + 2 (1 - Kb) Pb and Y = Kr R + Kg G + Kb B, with Y, Pb and Pr
@@ -407,7 +418,7 @@ def rgb_of_frame(frame: Frame) -> np.ndarray:
 
 def _rgb(yuv: np.ndarray, colour: Colour) -> np.ndarray:
     """uint8 [h, w, 3], RGB, of the planes uint8 [h, w, 3] of a frame of this colour."""
-    rgb = cv2.transform(yuv.astype(np.float32), _rgb_matrix(colour))
+    rgb = cv2.transform(yuv.astype(np.float32), rgb_matrix(colour))
     return cv2.addWeighted(rgb, 1.0, rgb, 0.0, 0.0, dtype=cv2.CV_8U)  # rounds and clips
 
 
@@ -423,18 +434,20 @@ class ViewTracker:
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
-        self._fields: _FieldWatch | None = None
-        self._overlay: _OverlayWatch | None = None
+        self._fields: FieldWatch | None = None
+        self._overlay: OverlayWatch | None = None
 
     def update(self, frame: Frame) -> View:
         """The view of the next frame, in presentation order."""
         if self._fields is None or self._fields.size != frame.size:
-            self._fields, self._overlay = _FieldWatch(frame.size), None
-        field = self._fields.update(frame)
+            self._fields, self._overlay = FieldWatch(frame.size), None
+        field = self._fields.update(
+            frame.seconds, lambda: full_range(_shrink(frame.y)[0], frame.colour)
+        )
         if self._overlay is None or field is not self._overlay.field:
-            self._overlay = _OverlayWatch(self.profile, field)
+            self._overlay = OverlayWatch(self.profile, field)
         image = _image_of_frame(frame, field)
-        self._overlay.update(image, frame.seconds)
+        self._overlay.update(frame.seconds, lambda: green_grid(image))
         return _masked(image, field, self._overlay.clear)
 
 
@@ -450,7 +463,7 @@ _SHRINK_AFTER_S = 3.0
 """For so long a field must look larger or smaller before it does become so."""
 
 
-class _FieldWatch:
+class FieldWatch:
     """The field of view of a stream of frames of one size, steady."""
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -462,17 +475,26 @@ class _FieldWatch:
         self._other: FieldOfView | None = None
         self._other_since_s = 0.0
 
-    def update(self, frame: Frame) -> FieldOfView:
-        """The field to use for this frame."""
-        now_s = frame.seconds
+    def may_look_at(self, seconds: Sequence[float]) -> list[bool]:
+        """Which of the next frames `update` looks at: those, and before there is a field all."""
+        if self._field is None:
+            return [True] * len(seconds)
+        return _looks(seconds, self._looked_s)
+
+    def update(self, now_s: float, look: Callable[[], np.ndarray]) -> FieldOfView:
+        """The field to use for the next frame.
+
+        Args:
+            now_s: its presentation time.
+            look: gives its luma when asked: uint8, area-averaged by `search_factor`, full range.
+        """
         if now_s < self._looked_s:  # the stream was wound back
             self._window_s = self._looked_s = self._checked_s = -math.inf
             self._settled_s = self._other_since_s = now_s
         if now_s - self._looked_s < _LOOK_EVERY_S and self._field is not None:
             return self._field
         self._looked_s = now_s
-        small, factor = _shrink(frame.y)
-        small = _full_range(small, frame.colour)
+        small = look()
         if now_s - self._window_s >= _WINDOW_S:
             self._windows = [*self._windows[-1:], small.copy()]
             self._window_s = now_s
@@ -481,7 +503,8 @@ class _FieldWatch:
         settling = self._field is None or now_s < self._settled_s
         if settling or now_s - self._checked_s >= _CHECK_EVERY_S:
             self._checked_s = now_s
-            found = _find_in(np.maximum(self._windows[0], self._windows[-1]), factor, self.size)
+            brightest = np.maximum(self._windows[0], self._windows[-1])
+            found = _find_in(brightest, search_factor(self.size), self.size)
             if found is not None:
                 self._consider(found, now_s)
         return self._field or whole_frame(self.size)
@@ -502,7 +525,17 @@ class _FieldWatch:
                 self._field, self._other = found, None
 
 
-def _full_range(luma: np.ndarray, colour: Colour) -> np.ndarray:
+def _looks(seconds: Sequence[float], looked_s: float) -> list[bool]:
+    """At which of these times a stream is looked at, that was last looked at at `looked_s`."""
+    looks = []
+    for now_s in seconds:
+        looks.append(not 0 <= now_s - looked_s < _LOOK_EVERY_S)
+        if looks[-1]:
+            looked_s = now_s
+    return looks
+
+
+def full_range(luma: np.ndarray, colour: Colour) -> np.ndarray:
     """uint8 luma stretched from 16..235 to 0..255 where it is limited."""
     if colour.full_range:
         return luma
@@ -525,7 +558,7 @@ def _alike(one: FieldOfView, other: FieldOfView) -> bool:
     return shared >= _SAME_SHARE * boxes and areas[0] >= _SAME_SHARE * areas[1]
 
 
-_GRID = (128, 128)
+GRID = (128, 128)
 """Cells that the overlay is watched in; a stroke of text fills a good part of one."""
 _SURROUNDINGS = 7
 """Cells across that a cell's detail is measured against."""
@@ -558,7 +591,7 @@ _PROFILE_SHARE = 0.05
 """A region of the profile stays masked where at least this share of it looks like overlay."""
 
 
-class _OverlayWatch:
+class OverlayWatch:
     """What is clear of border, text and insets in one field of view of a stream."""
 
     def __init__(self, profile: Profile, field: FieldOfView) -> None:
@@ -570,7 +603,7 @@ class _OverlayWatch:
         self.clear = self._inside & _clear_of(profile.boxes())
         """bool [256, 256]."""
         self._watched = cv2.resize(
-            self._inside.astype(np.float32), _GRID[::-1], interpolation=cv2.INTER_NEAREST_EXACT
+            self._inside.astype(np.float32), GRID[::-1], interpolation=cv2.INTER_NEAREST_EXACT
         )
         self._surroundings = np.maximum(_blur(self._watched), 1e-6)
         self._looked_s = self._moved_s = self._told_s = -math.inf
@@ -579,15 +612,23 @@ class _OverlayWatch:
         self._moving_s = 0.0
         self._value = _Moments()
         self._details = _Moments()
-        self._seen = np.zeros(_GRID, np.uint8)  # checks until forgotten
+        self._seen = np.zeros(GRID, np.uint8)  # checks until forgotten
 
-    def update(self, image: np.ndarray, now_s: float) -> None:
-        """Takes in the view of one frame, uint8 [256, 256, 3], not yet masked."""
+    def looks_at(self, seconds: Sequence[float]) -> list[bool]:
+        """Which of the next frames `update` looks at."""
+        return _looks(seconds, self._looked_s)
+
+    def update(self, now_s: float, look: Callable[[], np.ndarray]) -> None:
+        """Takes in the next frame.
+
+        Args:
+            now_s: its presentation time.
+            look: gives `green_grid` of its view, not yet masked, when asked.
+        """
         if 0 <= now_s - self._looked_s < _LOOK_EVERY_S:
             return
         self._looked_s = now_s
-        green = cv2.resize(image[..., 1], _GRID[::-1], interpolation=cv2.INTER_AREA)
-        value = green * self._watched
+        value = look() * self._watched
         detail = (value - _blur(value) / self._surroundings) * self._watched
         if self._detail is not None and _correlation(detail, self._detail) > _MOVED_CORRELATION:
             return
@@ -620,9 +661,14 @@ class _OverlayWatch:
 
     def _share(self, overlay: np.ndarray, box: Box) -> float:
         """How much of the box, as far as it is inside the outline, is overlay."""
-        cells = _cells(box, _GRID)
+        cells = _cells(box, GRID)
         watched = self._watched[cells] > 0
         return float(overlay[cells][watched].mean()) if watched.any() else 1.0
+
+
+def green_grid(image: np.ndarray) -> np.ndarray:
+    """uint8 [128, 128]: the green of a view, uint8 [256, 256, 3], in the cells of the watch."""
+    return cv2.resize(image[..., 1], GRID[::-1], interpolation=cv2.INTER_AREA)
 
 
 def _without_holes(overlay: np.ndarray) -> np.ndarray:
@@ -643,8 +689,8 @@ class _Moments:
 
     def __init__(self) -> None:
         self._weight = 0.0
-        self._sum = np.zeros(_GRID, np.float32)
-        self._sum_of_squares = np.zeros(_GRID, np.float32)
+        self._sum = np.zeros(GRID, np.float32)
+        self._sum_of_squares = np.zeros(GRID, np.float32)
 
     def add(self, value: np.ndarray) -> None:
         keep = math.exp(-1 / _MEMORY_VIEWS)

@@ -100,6 +100,7 @@ def test_library_stays_in_its_module(library: str) -> None:
 def test_the_runtime_and_its_help_never_load_a_training_library() -> None:
     code = (
         "import sys, ccdstream.cli, ccdstream.pipeline, ccdstream.stills;"
+        "import ccdstream.gpu.paint, ccdstream.gpu.view;"
         "print([m for m in ('torch', 'torchvision', 'onnx', 'matplotlib', 'trainer')"
         " if m in sys.modules])"
     )

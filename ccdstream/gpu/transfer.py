@@ -1,0 +1,43 @@
+"""Copies between the host's memory and a GPU's, through pinned memory and waiting for nothing.
+
+The same lines run on torch's CPU device, where nothing is copied.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def to_device(array: np.ndarray, device: "torch.device") -> "Tensor":
+    """The array as a tensor on the device, there before whatever is queued next on this stream."""
+    import torch
+
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+class ToHost:
+    """A tensor on its way to the host's memory."""
+
+    def __init__(self, tensor: "Tensor") -> None:
+        """Queue the copy on the current stream of the tensor's GPU."""
+        import torch
+
+        self._copied: torch.cuda.Event | None = None
+        self._host = tensor
+        if tensor.is_cuda:
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(tensor.device))
+
+    def array(self) -> np.ndarray:
+        """What arrived. Waits for the copy, but not for what was queued after it."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        array: np.ndarray = self._host.numpy()
+        return array
