@@ -51,8 +51,8 @@ class Library:
 def probe() -> list[EngineInfo]:
     """Whether TensorRT or TensorRT-RTX is here and starts, and whether there is a GPU."""
     try:
-        library = load_library()
         usable_gpu(NAME, "cuda", BuildOptions())
+        library = load_library()
     except EngineError as error:
         return [EngineInfo(NAME, "cuda", False, None, str(error))]
     return [EngineInfo(NAME, "cuda", True, library.version, "")]
