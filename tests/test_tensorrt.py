@@ -546,3 +546,33 @@ def test_a_real_parser_names_the_operator_that_it_does_not_know(rtx) -> None:
 def test_a_real_runtime_without_a_gpu_is_an_error_and_not_a_crash(rtx, bundle, options) -> None:
     with pytest.raises(EngineError, match="does not load what it compiled for NVIDIA H100"):
         make_engine(bundle, rtx, HostQueue(), GPU, options)
+
+
+# What only a GPU can show
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_default_bundle_passes_the_parity_gate_on_the_gpu(
+    default_bundle, tmp_path, precision
+) -> None:
+    engine = tensorrt.open_engine(
+        default_bundle, "cuda", build=BuildOptions(precision, cache=tmp_path)
+    )
+    parity = check_parity(engine, default_bundle)
+    assert parity.passed, str(parity)
+
+
+@pytest.mark.cuda
+def test_graphs_of_several_sizes_do_not_disturb_each_other_on_the_gpu(
+    default_bundle, tmp_path
+) -> None:
+    engine = tensorrt.open_engine(
+        default_bundle, "cuda", build=BuildOptions("fp32", (1, 2, 3), cache=tmp_path)
+    )
+    golden = default_bundle.golden
+    for rows in (3, 1, 2, 3, 1, 2):
+        score = engine.run(golden.frames[:rows], golden.valid[:rows]).score
+        np.testing.assert_allclose(
+            score, golden.score[:rows], atol=default_bundle.parity["score_abs"]
+        )

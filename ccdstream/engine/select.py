@@ -56,13 +56,13 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("openvino", "cpu", openvino.open_engine, openvino.probe),
     Backend("onnxruntime", "cpu", onnxruntime.open_engine, onnxruntime.probe),
 )
-"""In order of preference: a GPU before the CPU, and on it what compiles for the GPU before torch,
-which every installation has, and both, in half precision, before ONNX Runtime in single.
-torch-tensorrt is for those who name it: it compiles what TensorRT compiles, by a longer way. Of the
-two CPU engines ONNX Runtime takes up to a
-fifth less time in single precision (MobileNetV2 and EfficientNet-B0 at 256x256 on a Zen 4; equal
-within a tenth on a Zen 3). OpenVINO still comes first: every installation has it, so that the
-engine does not change with what else is installed. A new engine is one line here."""
+"""In order of preference: a GPU before the CPU, and on it what compiles for it, then torch, which
+every installation has, both in half precision, then ONNX Runtime in single. torch-tensorrt is for
+those who name it: it compiles what TensorRT compiles, by a longer way. Of the two CPU engines ONNX
+Runtime takes up to a fifth less time in single precision (MobileNetV2 and EfficientNet-B0 at
+256x256 on a Zen 4; equal within a tenth on a Zen 3). OpenVINO still comes first: every installation
+has it, so that the engine does not change with what else is installed. A new engine is one line
+here."""
 
 ENGINE_NAMES = tuple(dict.fromkeys(backend.name for backend in BACKENDS))
 
