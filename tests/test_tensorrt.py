@@ -120,15 +120,39 @@ class FakeTensorRt:
             ],
             device_memory_size_v2=1000,
         )
-        engine.create_execution_context = lambda strategy: FakeContext(self, engine, strategy)
+        engine.create_runtime_config = FakeRuntimeConfig
+        engine.create_execution_context = lambda how: FakeContext(self, engine, how)
         return engine
+
+
+class FakeTensorRtRtx(FakeTensorRt):
+    """The same with what TensorRT-RTX has of its own."""
+
+    BuilderFlag = IntEnum("BuilderFlag", "TF32 REQUIRE_USER_ALLOCATION")
+    DynamicShapesKernelSpecializationStrategy = IntEnum(
+        "DynamicShapesKernelSpecializationStrategy", "LAZY EAGER"
+    )
+
+
+class FakeRuntimeConfig:
+    """Of an execution context; TensorRT has it too, without the kernels' strategy."""
+
+    strategy: Any = None
+    dynamic_shapes_kernel_specialization_strategy: Any = None
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self.strategy = strategy
 
 
 @dataclass
 class FakeConfig:
     cleared: list[Any] = field(default_factory=list)
+    flags: list[Any] = field(default_factory=list)
     profile: Any = None
     given_timings: bytes | None = None
+
+    def set_flag(self, flag: Any) -> None:
+        self.flags.append(flag)
 
     def clear_flag(self, flag: Any) -> None:
         self.cleared.append(flag)
@@ -163,8 +187,12 @@ class FakeProfile:
 
 
 class FakeContext:
-    def __init__(self, api: FakeTensorRt, engine: Any, strategy: Any) -> None:
-        assert strategy == api.ExecutionContextAllocationStrategy.USER_MANAGED
+    def __init__(self, api: FakeTensorRt, engine: Any, how: Any) -> None:
+        if isinstance(api, FakeTensorRtRtx):
+            strategies = api.DynamicShapesKernelSpecializationStrategy
+            assert how.dynamic_shapes_kernel_specialization_strategy == strategies.EAGER
+            how = how.strategy
+        assert how == api.ExecutionContextAllocationStrategy.USER_MANAGED
         self.api, self.engine = api, engine
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -424,9 +452,12 @@ def test_measurements_of_kernels_are_kept_for_the_next_program(bundle, api, opti
     assert [one.config.given_timings for one in api.built] == [b"", b"one more;"]
 
 
-def test_tensorrt_rtx_measures_nothing(bundle, api, options) -> None:
-    opened(bundle, api, options, package="tensorrt_rtx")
-    assert api.built[0].config.given_timings is None
+def test_tensorrt_rtx_is_built_and_run_by_what_it_has_of_its_own(bundle, options) -> None:
+    api = FakeTensorRtRtx()
+    assert_closed_form(opened(bundle, api, options, package="tensorrt_rtx"), 3)
+    (built,) = api.built
+    assert built.config.flags == [api.BuilderFlag.REQUIRE_USER_ALLOCATION]
+    assert built.config.given_timings is None  # it measures nothing
 
 
 # Libraries that are missing or broken

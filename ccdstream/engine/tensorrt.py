@@ -5,6 +5,7 @@ same; `tensorrt` is taken where both are installed. The network is strongly type
 the types that `precision.program_in` wrote into the program, and nothing else decides them.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 NAME = "tensorrt"
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 """In order of preference: TensorRT itself measures on the GPU which kernel is fastest."""
+
+_SILENT = "it does not say why"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +185,7 @@ def build_engine(
         EngineError: the program has an operator that it does not know, or it cannot be compiled.
     """
     api = library.api
-    log = _log(library)
+    log = _cleared_log(library)
     builder = api.Builder(log)
     if builder is None:
         raise EngineError(f"{library.package} does not start: {log.told}")
@@ -258,13 +261,13 @@ class _Executor:
             bound &= context.set_tensor_address(name, tensor.data_ptr())
         if not bound or not context.execute_async_v3(self._queue.stream):
             raise EngineError(
-                f"tensorrt could not score a batch of {rows}: {self._loaded.log.told}"
+                f"tensorrt could not score a batch of {rows}: {_log(self._library.api).told}"
             )
 
     def _context(self) -> Any:
         api, engine = self._library.api, self._loaded.engine
         user_managed = api.ExecutionContextAllocationStrategy.USER_MANAGED
-        if hasattr(engine, "create_runtime_config"):
+        if hasattr(api, "DynamicShapesKernelSpecializationStrategy"):
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(user_managed)
             # TensorRT-RTX: the kernels for a size of batch are made before it is recorded, not
@@ -276,26 +279,25 @@ class _Executor:
         else:
             context = engine.create_execution_context(user_managed)
         if context is None:
-            raise EngineError(f"tensorrt cannot prepare to run: {self._loaded.log.told}")
+            raise EngineError(f"tensorrt cannot prepare to run: {_log(api).told}")
         context.set_device_memory(self._memory.data_ptr(), self._memory.numel())
         return context
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A deserialised engine, and what must live as long."""
+    """A deserialised engine, and the runtime, which must live as long."""
 
     engine: Any
     runtime: Any
-    log: Any
 
 
 def _deserialized(library: Library, engine: bytes) -> _Loaded | None:
     """The engine, ready on the current GPU; None where the library refuses it."""
-    log = _log(library)
+    log = _cleared_log(library)
     runtime = library.api.Runtime(log)
     loaded = None if runtime is None else runtime.deserialize_cuda_engine(engine)
-    return None if loaded is None else _Loaded(loaded, runtime, log)
+    return None if loaded is None else _Loaded(loaded, runtime)
 
 
 def _check_tensors(
@@ -323,12 +325,16 @@ def _check_tensors(
         )
 
 
-def _log(library: Library) -> Any:
-    """A logger for the library that keeps its last error and prints nothing."""
-    api = library.api
+@functools.cache
+def _log(api: Any) -> Any:
+    """The logger of this process: keeps the last error of the library and prints nothing.
 
-    class Log(api.ILogger):  # type: ignore[misc, name-defined]
-        told = "it does not say why"
+    One for all: the library goes on with the first that it is given after what it was given for is
+    gone.
+    """
+
+    class Log(api.ILogger):  # type: ignore[misc]
+        told = _SILENT
 
         def __init__(self) -> None:
             api.ILogger.__init__(self)
@@ -338,6 +344,13 @@ def _log(library: Library) -> Any:
                 self.told = one_line(message)
 
     return Log()
+
+
+def _cleared_log(library: Library) -> Any:
+    """The logger, without what it was told before."""
+    log = _log(library.api)
+    log.told = _SILENT
+    return log
 
 
 def _why(parser: Any, log: Any) -> str:
