@@ -400,7 +400,7 @@ def test_an_engine_that_the_runtime_refuses_is_compiled_once_more(bundle, api, o
     api.refused = 1
     assert_closed_form(opened(bundle, api, options), 1)
     assert len(api.built) == 2
-    assert lines[1] == "engine rebuilt: tensorrt does not read what it compiled before"
+    assert lines[1] == "engine rebuilt: tensorrt does not load what was kept"
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -411,6 +411,7 @@ def test_a_runtime_that_refuses_a_fresh_engine_is_an_error(bundle, api, options,
     with pytest.raises(EngineError, match="does not load what it compiled for NVIDIA H100"):
         opened(bundle, api, options)
     assert len(api.built) == 1 + kept
+    assert len(list(options.cache.glob("*.engine"))) == 1 + kept  # the timings, and what was there
 
 
 def test_an_operator_that_the_parser_refuses_is_named_on_one_line(bundle, api, options) -> None:
@@ -493,6 +494,9 @@ def test_a_broken_installation_is_told_and_a_missing_one_says_what_to_install(
 ) -> None:
     library_files(tmp_path, monkeypatch, tensorrt="raise Exception('no\\nlib')", tensorrt_rtx=None)
     with pytest.raises(EngineError, match=r"^tensorrt does not start: no$"):
+        load_library()
+    library_files(tmp_path, monkeypatch, tensorrt="import no_such_bindings")
+    with pytest.raises(EngineError, match="tensorrt does not start: No module"):
         load_library()
     library_files(tmp_path, monkeypatch, tensorrt=None)
     with pytest.raises(EngineError, match="tensorrt is not installed; pip install tensorrt"):

@@ -92,7 +92,8 @@ def load_library() -> Library:
         try:
             return Library(package, import_library(package))
         except EngineError as error:
-            if not isinstance(error.__cause__, ModuleNotFoundError):
+            why = error.__cause__
+            if not (isinstance(why, ModuleNotFoundError) and why.name == package):
                 broken.append(str(error))
     raise EngineError(
         "; ".join(broken)
@@ -118,27 +119,26 @@ def make_engine(
     )
     cache = EngineCache(options.cache, options.say)
 
-    def compiled() -> bytes:
-        options.say(
-            f"compiling {bundle.model_id} for {gpu.name} with {library.package} "
-            f"{library.api.__version__}: {options.precision}, batches of {options.batch[0]} to "
-            f"{options.batch[2]}; kept in {cache.folder}"
-        )
-        engine = build_engine(program, library, options.batch, timings=Timings(cache, key))
-        cache.store(key, engine)
-        return engine
-
     with queue.entered():
-        kept = cache.load(key)
-        loaded = _deserialized(library, compiled() if kept is None else kept)
-        if loaded is None and kept is not None:
-            options.say(f"engine rebuilt: {library.package} does not read what it compiled before")
-            loaded = _deserialized(library, compiled())
+        kept, loaded = cache.load(key), None
+        if kept is not None:
+            loaded = _deserialized(library, kept)
+            if loaded is None:
+                options.say(f"engine rebuilt: {library.package} does not load what was kept")
         if loaded is None:
-            raise EngineError(
-                f"{library.package} {library.api.__version__} does not load what it compiled for "
-                f"{gpu.name}: that GPU or its driver may not be one that it supports"
+            options.say(
+                f"compiling {bundle.model_id} for {gpu.name} with {library.package} "
+                f"{library.api.__version__}: {options.precision}, batches of {options.batch[0]} to "
+                f"{options.batch[2]}; kept in {cache.folder}"
             )
+            engine = build_engine(program, library, options.batch, timings=Timings(cache, key))
+            loaded = _deserialized(library, engine)
+            if loaded is None:
+                raise EngineError(
+                    f"{library.package} {library.api.__version__} does not load what it compiled "
+                    f"for {gpu.name}, which it may not support: {_log(library.api).told}"
+                )
+            cache.store(key, engine)
         work = _Executor(library, loaded, queue, bundle, options.batch)
     return BatchedEngine(NAME, library.version, work, queue, bundle, batch=options.batch)
 
