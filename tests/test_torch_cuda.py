@@ -7,6 +7,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ccdstream.bundle import Bundle, load_bundle
 from ccdstream.engine import torch_cuda
@@ -99,6 +102,38 @@ def test_single_precision_is_not_rounded_to_tf32_on_the_way(bundle) -> None:
     work = torch_cuda.module_work(Spy())
     BatchedEngine("spy", "1", work, HostQueue(), bundle, batch=(1, 1, 1)).run(*toy_inputs(1))
     assert seen == [(False, True)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_nothing_of_the_default_bundle_touches_the_host_while_it_runs(precision) -> None:
+    """A CUDA graph records no copy from pageable memory and no value that decides what comes next.
+    Tensors without content, said to be on a GPU, show both without one."""
+    bundle = load_bundle()
+    program = torch_cuda.floating_program("torch", bundle, BuildOptions(precision))
+    module = torch_cuda.torch_module("torch", program, HostQueue())
+    devices = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            result = operator(*args, **(kwargs or {}))
+            leaves = tree_leaves((args, kwargs, result))
+            devices.update(leaf.device for leaf in leaves if isinstance(leaf, torch.Tensor))
+            return result
+
+    def on_gpu(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="cuda:0")
+
+    with FakeTensorMode():
+        state = {
+            name: on_gpu(tuple(value.shape), value.dtype)
+            for name, value in [*module.named_parameters(), *module.named_buffers()]
+        }
+        frames = on_gpu((2, 3, 256, 256), torch.uint8)
+        valid = on_gpu((2, 256, 256), torch.bool)
+        with Watch(), torch.no_grad():
+            score, _, _ = torch.func.functional_call(module, state, (frames, valid))
+    assert state and score.shape == (2,)
+    assert devices == {torch.device("cuda:0")}
 
 
 def test_8_bits_are_refused(bundle) -> None:
