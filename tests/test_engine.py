@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 from ccdstream.bundle import Bundle
-from ccdstream.engine.base import Device, Engine, EngineInfo, EngineOutput
+from ccdstream.engine import tensorrt
+from ccdstream.engine.base import BuildOptions, Device, Engine, EngineInfo, EngineOutput
 from ccdstream.engine.gpu import find_gpus
 from ccdstream.engine.select import (
     BACKENDS,
@@ -27,7 +28,10 @@ from tests.bundles import toy_golden, toy_inputs, toy_output, toy_program, write
 ENGINES = [
     pytest.param("openvino", "cpu", id="openvino-cpu"),
     pytest.param("onnxruntime", "cpu", id="onnxruntime-cpu"),
-    pytest.param("onnxruntime", "cuda", id="onnxruntime-cuda", marks=pytest.mark.cuda),
+    *(
+        pytest.param(name, "cuda", id=f"{name}-cuda", marks=pytest.mark.cuda)
+        for name in ("tensorrt", "torch", "torch-tensorrt", "onnxruntime")
+    ),
 ]
 
 
@@ -44,17 +48,23 @@ def engines(bundle: Bundle) -> Callable[[str, Device], Engine]:
     def engine(name: str, device: Device) -> Engine:
         needs(name)
         if (name, device) not in opened:
-            opened[name, device] = open_engine(bundle, engine=name, device=device)
+            opened[name, device] = open_engine(
+                bundle,
+                engine=name,
+                device=device,
+                build=BuildOptions(batch=(1, 2, 4), cache=bundle.path.parent / "engines"),
+            )
         return opened[name, device]
 
     return engine
 
 
-def needs(library: str) -> None:
-    """Skip where a library is not installed. Not importorskip: only the engines know how to import
-    theirs without reporting it over the network."""
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
+def needs(engine: str) -> None:
+    """Skip where no library of an engine is installed. Not importorskip: only the engines know how
+    to import theirs without reporting it over the network."""
+    libraries = {"tensorrt": tensorrt.PACKAGES, "torch-tensorrt": ["torch_tensorrt"]}
+    if not any(map(importlib.util.find_spec, libraries.get(engine, [engine]))):
+        pytest.skip(f"{engine} is not installed")
 
 
 def assert_same(got: EngineOutput, expected: EngineOutput, *, atol: float = 1e-5) -> None:
@@ -359,7 +369,7 @@ def test_an_engine_without_the_device_that_is_asked_for_says_so(bundle) -> None:
 
 
 def test_names_that_are_not_known_are_the_callers_mistake(bundle) -> None:
-    with pytest.raises(ValueError, match="engine must be auto or one of onnxruntime, openvino"):
+    with pytest.raises(ValueError, match="engine must be auto or one of tensorrt, torch, "):
         open_engine(bundle, engine="openvnio")
     with pytest.raises(ValueError, match="device must be auto, cpu or cuda"):
         open_engine(bundle, device="gpu")

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_MANAGEMENT = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 
 # CUdevice_attribute, from the driver's public header cuda.h
 _CC_MAJOR = 75
@@ -50,6 +51,22 @@ def find_gpus() -> Gpus:
     return Gpus(
         tuple(_describe(driver, ordinal) for ordinal in range(count.value)), cuda_version, ""
     )
+
+
+def driver_version() -> str:
+    """Release of the NVIDIA driver, such as "580.95.05"; "unknown" where it does not say."""
+    try:
+        management = ctypes.CDLL(_MANAGEMENT)
+    except OSError:  # a part of the driver that some containers leave out
+        return "unknown"
+    version = ctypes.create_string_buffer(96)
+    if management.nvmlInit_v2():
+        return "unknown"
+    try:
+        failed = management.nvmlSystemGetDriverVersion(version, len(version))
+    finally:
+        management.nvmlShutdown()
+    return "unknown" if failed else version.value.decode(errors="replace")
 
 
 def _describe(driver: ctypes.CDLL, ordinal: int) -> Gpu:
