@@ -240,6 +240,7 @@ def run(
     device: DeviceOption = Device.auto,
     engine: EngineOption = EngineName.auto,
     precision: PrecisionOption = PrecisionName.fp16,
+    calibration: CalibrationOption = None,
     video: Annotated[VideoOutput, typer.Option(help="Which video to write.")] = VideoOutput.overlay,
     start: Annotated[
         str | None, typer.Option("--from", metavar="T", help="Start at T: 90, 90s or 00:01:30.")
@@ -266,7 +267,9 @@ def run(
         jobs = _jobs(recordings, output)
         if not jobs:
             raise typer.Exit(1)
-        opened = _open_model(model, device, engine, precision, quiet=quiet)
+        opened = _open_model(
+            model, device, engine, precision, calibration=calibration or (), quiet=quiet
+        )
         analysis = _Analysis(*opened, options, as_json, quiet)
         with _interrupts_end_input() as stopped:
             for path, files in jobs:
@@ -870,6 +873,7 @@ def evaluate(
     device: DeviceOption = Device.auto,
     engine: EngineOption = EngineName.auto,
     precision: PrecisionOption = PrecisionName.fp16,
+    calibration: CalibrationOption = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -882,7 +886,9 @@ def evaluate(
         from trainer import evaluate_video
 
         videos = _videos_to_measure(data)
-        bundle, selected = _open_model(model, device, engine, precision)
+        bundle, selected = _open_model(
+            model, device, engine, precision, calibration=calibration or ()
+        )
         if videos:
             with _progress("frame", False) as bar:
                 document = evaluate_video.evaluate(

@@ -21,6 +21,7 @@ from ccdstream import NOTICE, __version__, cli, pipeline
 from ccdstream.cli import app, model_app
 from ccdstream.encode import VideoSink
 from ccdstream.engine.gpu import find_gpus
+from ccdstream.engine.select import ENGINE_NAMES
 from ccdstream.errors import OutputError
 from tests.bundles import write_toy_bundle
 from tests.commands import (
@@ -646,6 +647,10 @@ def test_model_verify_says_that_files_and_scores_are_right(toy: Path) -> None:
 
 
 # --- engines ---
+
+
+def test_the_engines_to_choose_from_are_those_there_are() -> None:
+    assert {name.value for name in cli.EngineName} == {"auto", *ENGINE_NAMES}
 
 
 def test_an_engine_can_be_asked_for_by_name(here: Path, shelf: Path) -> None:
