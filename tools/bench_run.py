@@ -259,7 +259,7 @@ def figures(costs: Mapping[str, Sequence[Cost]]) -> dict[str, Any]:
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of this code, with "+changes" where files differ; "unknown" outside git."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
     try:
@@ -372,7 +372,7 @@ def report_on(
     ]
     return {
         "command": command,
-        "commit": _commit(),
+        "commit": commit(),
         "ccdstream": __version__,
         "versions": doctor.versions(),
         "machine": {key: found[key] for key in ("platform", "cpu", "memory", "environment")},
