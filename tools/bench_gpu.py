@@ -15,6 +15,8 @@ measured here is a row that says why. The clips are drawn, so that nothing but t
 
 import argparse
 import json
+import os
+import platform
 import shlex
 import statistics
 import subprocess
@@ -474,8 +476,7 @@ class Clip:
         Raises:
             NotMeasured: that GPU does not encode.
         """
-        on_gpu = {} if encode_on is None else {"encode_on": encode_on}
-        with VideoSink(path, self.stream, overwrite=True, **on_gpu) as sink:
+        with VideoSink(path, self.stream, overwrite=True, encode_on=encode_on) as sink:
             if encode_on is not None and sink.encoder != "nvenc":
                 raise NotMeasured("; ".join(sink.notes))
             for frame in islice(self.frames(), count):
@@ -762,15 +763,23 @@ def markdown(document: Mapping[str, Any], figures: Mapping[Key, Figure], floors:
 
 def describe_machine() -> dict[str, str]:
     """Its GPU with memory and driver, and its CPU, as text."""
-    gpus, cpu = find_gpus(), doctor.report()["cpu"]
+    gpus = find_gpus()
     cards = [f"{one.name}, {one.memory_bytes / 2**30:.0f} GiB" for one in gpus.found]
     return {
         "gpu": f"{'; '.join(cards)}, driver {_driver()} (CUDA {gpus.cuda_version})"
         if cards
         else f"no GPU: {gpus.problem}",
-        "cpu": f"{cpu['model'] or 'a CPU of no known model'}, {cpu['cores_usable']} of "
-        f"{cpu['cores']} cores",
+        "cpu": f"{_cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch",
     }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # another system than Linux
+        return platform.processor() or platform.machine()
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
 
 
 def _driver() -> str:

@@ -9,11 +9,12 @@ Adam's moments are not made up for so soon.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
 
-def without_momentum(checkpoint: dict) -> dict:
+def without_momentum(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint of a pre-training, its optimizer as before the first step."""
     optimizers = {
         name: state | {"optimizer": state["optimizer"] | {"state": {}}}

@@ -1,6 +1,6 @@
 """Drawn stills as PNG files, for trying out what needs images: they show nobody and teach nothing.
 
-    python tools/gpu/stills.py FOLDER [--count 48]
+python tools/gpu/stills.py FOLDER [--count 48]
 """
 
 import argparse

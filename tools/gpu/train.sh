@@ -101,6 +101,7 @@ piece_of_training() {
         join "$carry" "$scratch/joined"
         mkdir -p "$run"
         mv "$scratch/joined"/* "$run/"
+        [ ! -f "$carry/train.log" ] || cp "$carry/train.log" "$out/" # it goes on
     fi
     touch "$scratch/started"
     timeout --signal=INT --kill-after=120 "$seconds" "$python" -m ccdstream train "$data" \
