@@ -129,3 +129,13 @@ def test_a_lighter_checkpoint_loads_into_the_same_descent_without_its_momentum()
     again.load_state_dict(light["optimizers"]["descent"]["optimizer"])
     assert again.param_groups[0]["lr"] == 0.1
     again.step()
+
+
+def test_tensorrt_that_builds_without_a_gpu_says_that_it_was_not_run() -> None:
+    pytest.importorskip("tensorrt_rtx")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU; verify.sh runs the plan on it")
+    script = [sys.executable, FOLDER / "try_tensorrt.py", "tensorrt_rtx"]
+    ended = subprocess.run(script, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert re.search(r"^[\d.]+ builds \(\d+ KiB\); not run: no GPU\n$", ended.stderr)
