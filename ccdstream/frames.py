@@ -1,5 +1,6 @@
 """Records that travel between the stages. They hold data and check it; they do no work."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
@@ -68,7 +69,8 @@ class Frame:
     @property
     def seconds(self) -> float:
         """Presentation time in seconds: to show or compare, never to rebuild a pts from."""
-        return float(self.pts * self.time_base)
+        # as float(pts * time_base), correctly rounded too, without a Fraction in between
+        return self.pts * self.time_base.numerator / self.time_base.denominator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +96,8 @@ class DeviceFrame:
     @property
     def seconds(self) -> float:
         """Presentation time in seconds: to show or compare, never to rebuild a pts from."""
-        return float(self.pts * self.time_base)
+        # as float(pts * time_base), correctly rounded too, without a Fraction in between
+        return self.pts * self.time_base.numerator / self.time_base.denominator
 
     def on_host(self) -> Frame:
         """The same picture in the host's memory, by one copy; waits for the GPU."""
@@ -135,7 +138,23 @@ class View:
     @property
     def valid_fraction(self) -> float:
         """Share of the view that is scored, in [0, 1]."""
-        return float(self.valid.mean())
+        return np.count_nonzero(self.valid) / self.valid.size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceBatch:
+    """Views of some frames in the memory of a GPU, and what is known of them on the host."""
+
+    frames: "Tensor"
+    """uint8 [N, 3, 256, 256], RGB; neutral grey where not valid."""
+    valid: "Tensor"
+    """bool [N, 256, 256]."""
+    fields: list[FieldOfView]
+    """Where each view lies in its frame."""
+    quality: list[tuple[str, ...]]
+    """Why each frame is uninformative; empty for an informative one."""
+    valid_fraction: list[float]
+    """Share of each view that is scored, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,11 +178,17 @@ class Fused:
     """Fraction of normal calibration frames that score lower, in [0, 1]."""
     smoothed: float
     """`calibrated`, smoothed over time and causal, in [0, 1]."""
-    heat: np.ndarray
-    """float32 [h, w], fraction of normal calibration pixels that score lower; NaN where invalid."""
+    find_heat: Callable[[], np.ndarray]
+    """Finds `heat`, which most frames of a run without a video never need."""
     quality: tuple[str, ...]
     """Why the frame is uninformative; empty for an informative frame."""
     valid_fraction: float
+
+    @property
+    def heat(self) -> np.ndarray:
+        """float32 [h, w], fraction of normal calibration pixels that score lower; NaN where the
+        view is not valid."""
+        return self.find_heat()
 
     @property
     def informative(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ccdstream.errors import BundleError
-from ccdstream.frames import Fused, Scored, View
+from ccdstream.frames import Fused, Scored
 
 RESET_GAP_S = 1.0
 """After this long without an informative frame the picture is another one: smoothing starts anew.
@@ -128,13 +128,17 @@ class Fuser:
         self._informed_at_s: float | None = None
 
     def update(
-        self, seconds: float, view: View, scored: Scored, quality: tuple[str, ...] = ()
+        self,
+        seconds: float,
+        valid_fraction: float,
+        scored: Scored,
+        quality: tuple[str, ...] = (),
     ) -> Fused:
         """Fuse the next frame.
 
         Args:
             seconds: its presentation time.
-            view: what the model saw of it.
+            valid_fraction: share of the model's view of it that was scored.
             scored: what the model said.
             quality: why the frame is uninformative; empty for an informative one.
 
@@ -152,9 +156,9 @@ class Fuser:
             raw=scored.raw,
             calibrated=calibrated,
             smoothed=self._smoothed,
-            heat=self._map_calibration.apply(scored.anomaly_map).astype(np.float32),
+            find_heat=lambda: self._map_calibration.apply(scored.anomaly_map).astype(np.float32),
             quality=quality,
-            valid_fraction=view.valid_fraction,
+            valid_fraction=valid_fraction,
         )
 
     def _next(self, seconds: float, calibrated: float) -> float:

@@ -1,21 +1,23 @@
 """decode -> view -> score -> fuse -> alert -> render -> encode, in one readable function.
 
-    thread 1            thread 2           main thread
-    decode, view --queue--> score --queue--> fuse, alert, render, encode
+    thread 1            thread 2           thread 3                     the caller's thread
+    decode, view --queue--> score --queue--> fuse, alert, render --queue--> encode
 
-`run` opens what `analyse` works on, and leaves beside the overlay what `report` writes.
+The first two are a route: `host_route` for frames in the host's memory, `device_route` for frames
+in a GPU's. `analyse` is what comes after, the same for both; without a video it has no thread 3.
+`run` opens what they work on, and leaves beside the overlay what `report` writes.
 """
 
 import hashlib
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ccdstream import NOTICE, __version__
 from ccdstream.alert import Alert, AlertRule, AlertTracker, Observation, hottest_region
@@ -25,7 +27,7 @@ from ccdstream.doctor import versions
 from ccdstream.encode import Chapter, VideoSink
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import BundleError, OutputError, VideoOpenError, show_path
-from ccdstream.frames import Frame, Fused, Scored, View
+from ccdstream.frames import DeviceBatch, DeviceFrame, FieldOfView, Frame, Fused, Scored, View
 from ccdstream.fuse import Calibration, Fuser
 from ccdstream.prefetch import prefetch
 from ccdstream.quality import QualityLimits, flags, measure
@@ -36,6 +38,9 @@ from ccdstream.report.files import Together, refuse_existing
 from ccdstream.report.scores import ScoresCsv
 from ccdstream.score import Scorer
 from ccdstream.view import Profile, ViewTracker
+
+if TYPE_CHECKING:
+    from ccdstream.gpu.score import DeviceScorer, Scoring
 
 T = TypeVar("T")
 
@@ -83,6 +88,33 @@ class Seen:
     frame: Frame
     view: View
     quality: tuple[str, ...]
+    valid_fraction: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """A frame and all that is said of it alone: where the routes meet."""
+
+    frame: Frame | DeviceFrame
+    seconds: float
+    """`frame.seconds`."""
+    field: FieldOfView
+    valid_fraction: float
+    quality: tuple[str, ...]
+    scored: Scored
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Concluded:
+    """A frame and what it means in the course of the recording."""
+
+    judged: Judged
+    fused: Fused
+    state: str
+    alerts: list[Alert]
+    """Those that the frame completes."""
+    drawn: Frame | None
+    """The frame with its overlay, where one is drawn."""
 
 
 class Sink(Protocol):
@@ -91,78 +123,194 @@ class Sink(Protocol):
     def write(self, frame: Frame) -> None: ...
 
 
-OnFrame = Callable[[Frame, Scored, Fused, str], None]
+Route = AbstractContextManager[Iterator[Judged]]
+"""Frames as they are judged, in order, for as long as the block lasts. At most a few batches of
+them are alive at a time, however long the video is. The error of whichever stage fails is raised
+by the iterator, and leaving the block, in any way, stops every thread."""
+
+OnFrame = Callable[[Frame | DeviceFrame, Scored, Fused, str], None]
 """Called for every frame, in order, with its state."""
 
 
 def analyse(
-    frames: Iterable[Frame],
+    route: Route,
     *,
-    look: Callable[[Frame], Seen],
-    scorer: Scorer,
     fuser: Fuser,
     tracker: AlertTracker,
     overlay: Overlay | None,
     sink: Sink | None,
     on_frame: OnFrame,
     on_alert: Callable[[Alert], None],
-    batch: int,
     watch: StopWatch,
 ) -> None:
-    """Run the pipeline to the end of `frames`, calling `on_alert` as soon as an alert closes.
+    """Run the pipeline to the end of `route`, calling `on_alert` as soon as an alert closes.
 
-    At most a few batches of frames are alive at a time, however long the video is. The error of
-    whichever stage fails is raised here, with every thread stopped.
+    The error of whichever stage fails is raised here, with every thread stopped.
     """
-    with (
-        prefetch(_looked(frames, look, watch), depth=2 * batch) as seen,
-        prefetch(_scored(seen, scorer, batch, watch), depth=batch) as scored_frames,
-    ):
-        for item, scored in scored_frames:
-            frame, view = item.frame, item.view
-            with watch.measure("fuse"):
-                fused = fuser.update(frame.seconds, view, scored, item.quality)
-                alerts = tracker.update(_observation(frame, view, fused))
-            if overlay is not None and sink is not None:
-                with watch.measure("render"):
-                    drawn = overlay.draw(frame, view.field, fused, tracker.state, frame.seconds)
-                with watch.measure("encode"):
-                    sink.write(drawn)
-            on_frame(frame, scored, fused, tracker.state)
-            for alert in alerts:
-                on_alert(alert)
+    with route as frames:
+        concluded = _concluded(frames, fuser, tracker, overlay, watch)
+        # what is drawn is drawn while the frame before is encoded; the rest is not worth a thread
+        with nullcontext(concluded) if overlay is None else prefetch(concluded, depth=2) as items:
+            for item in items:
+                judged = item.judged
+                if sink is not None and item.drawn is not None:
+                    with watch.measure("encode"):
+                        sink.write(item.drawn)
+                on_frame(judged.frame, judged.scored, item.fused, item.state)
+                for alert in item.alerts:
+                    on_alert(alert)
     for alert in tracker.finish():
         on_alert(alert)
 
 
+def _concluded(
+    frames: Iterator[Judged],
+    fuser: Fuser,
+    tracker: AlertTracker,
+    overlay: Overlay | None,
+    watch: StopWatch,
+) -> Iterator[Concluded]:
+    for judged in frames:
+        with watch.measure("fuse"):
+            seconds = judged.seconds
+            fused = fuser.update(seconds, judged.valid_fraction, judged.scored, judged.quality)
+            alerts = tracker.update(_observation(judged, fused))
+        drawn = None
+        if overlay is not None:
+            with watch.measure("render"):
+                drawn = _drawn(overlay, judged, fused, tracker.state)
+        yield Concluded(judged, fused, tracker.state, alerts, drawn)
+
+
+def _drawn(overlay: Overlay, judged: Judged, fused: Fused, state: str) -> Frame:
+    """The frame with its marks, in the host's memory: a frame of a GPU comes down for it."""
+    frame = judged.frame.on_host() if isinstance(judged.frame, DeviceFrame) else judged.frame
+    return overlay.draw(frame, judged.field, fused, state, judged.seconds)
+
+
+def _observation(judged: Judged, fused: Fused) -> Observation:
+    return Observation(
+        seconds=judged.seconds,
+        pts=judged.frame.pts,
+        score=fused.smoothed,
+        raw=fused.raw,
+        informative=fused.informative,
+        evidence=lambda: hottest_region(fused.heat, judged.field),
+    )
+
+
+# -- the two routes -------------------------------------------------------------------------------
+
+
+@contextmanager
+def host_route(
+    frames: Iterable[Frame],
+    *,
+    look: Callable[[Frame], Seen],
+    scorer: Scorer,
+    batch: int,
+    watch: StopWatch,
+) -> Iterator[Iterator[Judged]]:
+    """Look at frames one by one and score them `batch` at a time."""
+    with (
+        prefetch(_looked(frames, look, batch, watch), depth=2) as batches,
+        prefetch(_scored(batches, scorer, watch), depth=1) as scored,
+    ):
+        yield chain.from_iterable(scored)
+
+
 def _looked(
-    frames: Iterable[Frame], look: Callable[[Frame], Seen], watch: StopWatch
-) -> Iterator[Seen]:
-    for frame in watch.over("decode", frames):
+    frames: Iterable[Frame], look: Callable[[Frame], Seen], batch: int, watch: StopWatch
+) -> Iterator[list[Seen]]:
+    """Batches of `batch` frames (the last may be fewer)."""
+    decoded = iter(watch.over("decode", frames))
+    while items := list(islice(decoded, batch)):
         with watch.measure("view"):
-            seen = look(frame)
+            seen = [look(frame) for frame in items]
         yield seen
 
 
 def _scored(
-    seen: Iterator[Seen], scorer: Scorer, batch: int, watch: StopWatch
-) -> Iterator[tuple[Seen, Scored]]:
-    """Score frames `batch` at a time (the last may be fewer); give them singly."""
-    while items := list(islice(seen, batch)):
+    batches: Iterable[list[Seen]], scorer: Scorer, watch: StopWatch
+) -> Iterator[list[Judged]]:
+    for batch in batches:
         with watch.measure("score"):
-            results = scorer.score([item.view for item in items])
-        yield from zip(items, results, strict=True)
+            results = scorer.score([item.view for item in batch])
+        yield [
+            Judged(
+                item.frame,
+                item.frame.seconds,
+                item.view.field,
+                item.valid_fraction,
+                item.quality,
+                scored,
+            )
+            for item, scored in zip(batch, results, strict=True)
+        ]
 
 
-def _observation(frame: Frame, view: View, fused: Fused) -> Observation:
-    return Observation(
-        seconds=frame.seconds,
-        pts=frame.pts,
-        score=fused.smoothed,
-        raw=fused.raw,
-        informative=fused.informative,
-        evidence=lambda: hottest_region(fused.heat, view.field),
-    )
+@contextmanager
+def device_route(
+    frames: Iterable[DeviceFrame],
+    *,
+    look: Callable[[Sequence[DeviceFrame]], DeviceBatch],
+    scorer: "DeviceScorer",
+    batch: int,
+    watch: StopWatch,
+) -> Iterator[Iterator[Judged]]:
+    """Look at frames and score them `batch` at a time on their GPU.
+
+    Only scores and maps come to the host, in one copy a batch, which is waited for while the next
+    batches are at work.
+
+    Args:
+        batch: at most what the engine takes is used.
+    """
+    size = min(batch, scorer.most)
+    with (
+        prefetch(_looked_on_device(frames, look, size, watch), depth=1) as batches,
+        prefetch(_begun(batches, scorer, watch), depth=1) as begun,
+    ):
+        yield chain.from_iterable(_arrived(begun, watch))
+
+
+_Batch = tuple[list[DeviceFrame], DeviceBatch]
+
+
+def _looked_on_device(
+    frames: Iterable[DeviceFrame],
+    look: Callable[[Sequence[DeviceFrame]], DeviceBatch],
+    size: int,
+    watch: StopWatch,
+) -> Iterator[_Batch]:
+    decoded = iter(watch.over("decode", frames))
+    while items := list(islice(decoded, size)):
+        with watch.measure("view"):
+            views = look(items)
+        yield items, views
+
+
+def _begun(
+    batches: Iterable[_Batch], scorer: "DeviceScorer", watch: StopWatch
+) -> "Iterator[tuple[_Batch, Scoring]]":
+    for batch in batches:
+        with watch.measure("score"):
+            scoring = scorer.begin(batch[1])
+        yield batch, scoring
+
+
+def _arrived(begun: "Iterable[tuple[_Batch, Scoring]]", watch: StopWatch) -> Iterator[list[Judged]]:
+    for (frames, views), scoring in begun:
+        with watch.measure("wait"):
+            results = scoring.scored()
+        rows = zip(frames, views.fields, views.valid_fraction, views.quality, results, strict=True)
+        yield [
+            Judged(frame, frame.seconds, field, valid_fraction, quality, scored)
+            for frame, field, valid_fraction, quality, scored in rows
+        ]
+
+
+# -- a recording ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +375,7 @@ def run(
     bundle: Bundle,
     engine: SelectedEngine,
     options: RunOptions,
+    scorer: Scorer | None = None,
     stopped: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_alert: Callable[[Alert, VideoSource], None] = lambda *_: None,
@@ -234,6 +383,7 @@ def run(
     """Analyse one recording and leave its results in `files`: all of them whole, or none.
 
     Args:
+        scorer: what runs of several recordings at once share; None for one of this engine alone.
         stopped: asked before every frame; once it says so, the input ends there and every file is
             finished properly.
 
@@ -276,17 +426,20 @@ def run(
             )
             sink = _open_sink(stack, source, places.get(files.path("overlay.mp4")), options)
 
-            def frame_done(frame: Frame, scored: Scored, fused: Fused, state: str) -> None:
+            def frame_done(
+                frame: Frame | DeviceFrame, scored: Scored, fused: Fused, state: str
+            ) -> None:
+                seconds = frame.seconds
                 if result.frames == 0:
-                    result.first_s = frame.seconds
-                scores.write(result.frames, frame.pts, frame.seconds, fused, state, scored.parts)
+                    result.first_s = seconds
+                scores.write(result.frames, frame.pts, seconds, fused, state, scored.parts)
                 result.frames += 1
                 result.informative_frames += fused.informative
-                result.last_s = frame.seconds
+                result.last_s = seconds
                 on_progress(
                     Progress(
                         result.frames,
-                        frame.seconds - result.first_s,
+                        seconds - result.first_s,
                         len(result.alerts),
                         source.frame_count_hint,
                         source.duration_s,
@@ -299,17 +452,21 @@ def run(
                     writer.write(alert)
                 on_alert(alert, source)
 
-            analyse(
+            route = host_route(
                 _until(stopped, source),
                 look=Looker(bundle),
-                scorer=Scorer(engine),
+                scorer=scorer or Scorer(engine),
+                batch=options.batch,
+                watch=watch,
+            )
+            analyse(
+                route,
                 fuser=make_fuser(bundle),
                 tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
                 overlay=None if sink is None else _overlay(source, bundle),
                 sink=sink,
                 on_frame=frame_done,
                 on_alert=alert_closed,
-                batch=options.batch,
                 watch=watch,
             )
             result.interrupted = stopped()
@@ -346,7 +503,9 @@ class Looker:
 
     def __call__(self, frame: Frame) -> Seen:
         view = self._tracker.update(frame)
-        return Seen(frame, view, flags(measure(view), self._limits, view.valid_fraction))
+        valid_fraction = view.valid_fraction
+        quality = flags(measure(view), self._limits, valid_fraction)
+        return Seen(frame, view, quality, valid_fraction)
 
 
 def check_bundle(bundle: Bundle) -> None:
@@ -464,7 +623,7 @@ def _record(
             "wall_s": result.wall_s,
             "frames_per_s": result.frames / result.wall_s,
             "stage_s": dict(watch.seconds),
-            "note": "stages run in three threads and overlap",
+            "note": "stages run in several threads and overlap",
         },
     }
 

@@ -1,4 +1,4 @@
-"""Run an iterable ahead of its consumer. The only module that knows about threads."""
+"""Run an iterable ahead of its consumer. Only this module and `workers` know about threads."""
 
 import threading
 from collections.abc import Iterable, Iterator

@@ -1,6 +1,7 @@
 """Views in, raw anomaly scores and maps out: a batch at a time through an engine."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from ccdstream.engine.base import Engine
 from ccdstream.errors import EngineError
 from ccdstream.frames import VIEW_SIZE, Scored, View
+from ccdstream.workers import Joined
 
 MIN_VALID_SHARE = 0.5
 """A map cell is kept where at least this share of its pixels is valid."""
@@ -33,16 +35,12 @@ class Scorer:
         frames = np.empty((len(views), 3, *VIEW_SIZE), np.uint8)
         valid = np.empty((len(views), *VIEW_SIZE), np.bool_)
         for row, view in enumerate(views):
-            frames[row] = view.image.transpose(2, 0, 1)
+            cv2.split(view.image, list(frames[row]))  # into them; a sixth of a transposed copy
             valid[row] = view.valid
         output = self._engine.run(frames, valid)
         finite = np.isfinite(output.score) & np.isfinite(output.anomaly_map).all(axis=(1, 2))
         if not finite.all():
-            # a NaN would pass every later comparison as "not anomalous"
-            raise EngineError(
-                f"{self._engine.name} on {self._engine.device} gave a score or a map that is not "
-                "finite. Check the model here with: ccdstream model verify."
-            )
+            raise not_finite(self._engine)
         return [
             Scored(
                 raw=float(output.score[row]),
@@ -51,6 +49,40 @@ class Scorer:
             )
             for row in range(len(views))
         ]
+
+
+class SharedScorer(Scorer):
+    """A scorer that several analyses call at once, each in a thread of its own.
+
+    Views that wait while the engine is busy go into one call of it, whichever recording they are
+    of; nobody waits for views that are not there. An engine's error is raised in the analysis whose
+    views it concerns.
+    """
+
+    def __init__(self, engine: Engine, *, most: int) -> None:
+        """
+        Args:
+            most: views that go into one call together. A caller's own always do.
+        """
+        super().__init__(engine)
+        self._joined = Joined(self._score_each, size=len, most=most)
+
+    def score(self, views: Sequence[View]) -> list[Scored]:
+        """Score `views`, in order; see `Scorer.score`."""
+        return self._joined(views)
+
+    def _score_each(self, callers: list[Sequence[View]]) -> list[list[Scored]]:
+        scored = iter(super().score([view for views in callers for view in views]))
+        return [list(islice(scored, len(views))) for views in callers]
+
+
+def not_finite(engine: Engine) -> EngineError:
+    """What to raise for a score or a map that is not finite: a NaN would pass every later
+    comparison as "not anomalous"."""
+    return EngineError(
+        f"{engine.name} on {engine.device} gave a score or a map that is not finite. "
+        "Check the model here with: ccdstream model verify."
+    )
 
 
 def mask_map(anomaly_map: np.ndarray, valid: np.ndarray) -> np.ndarray:

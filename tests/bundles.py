@@ -83,6 +83,21 @@ def toy_output(frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
     )
 
 
+class ToyEngine:
+    """The closed form as an engine, with no library under it."""
+
+    name, device, version, reason = "toy", "cpu", "0", "a test"
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        """Views in each call."""
+
+    def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
+        assert frames.flags.c_contiguous and valid.flags.c_contiguous
+        self.batches.append(len(frames))
+        return toy_output(frames, valid)
+
+
 def toy_inputs(rows: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Blocky random frames uint8 [rows, 3, 256, 256] of differing brightness, and valid masks bool
     [rows, 256, 256] that differ too; the last of several is nowhere valid."""

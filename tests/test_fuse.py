@@ -4,16 +4,11 @@ import numpy as np
 import pytest
 
 from ccdstream.errors import BundleError
-from ccdstream.frames import FieldOfView, Fused, Scored, View
+from ccdstream.frames import Fused, Scored
 from ccdstream.fuse import RESET_GAP_S, Calibration, Fuser
 
 KNOTS = {"raw": [1.0, 2.0, 4.0], "fraction": [0.0, 0.5, 0.9], "tail_scale": 2.0}
 IDENTITY = Calibration(np.array([0.0, 0.999]), np.array([0.0, 0.999]), 1.0)
-
-FIELD = FieldOfView(0, 0, 8, 8, np.array([[0, 0], [7, 0], [7, 7], [0, 7]], np.int32))
-VIEW = View(
-    np.zeros((256, 256, 3), np.uint8), np.arange(256 * 256).reshape(256, 256) % 4 > 0, FIELD
-)
 
 
 def scored(raw: float, anomaly_map: np.ndarray | None = None) -> Scored:
@@ -31,7 +26,7 @@ def smoothed(
 ) -> list[float]:
     steady = fuser(time_constant_s)
     pairs = zip(times_s, scores, strict=True)
-    return [steady.update(time_s, VIEW, scored(score)).smoothed for time_s, score in pairs]
+    return [steady.update(time_s, 0.75, scored(score)).smoothed for time_s, score in pairs]
 
 
 @pytest.mark.parametrize(
@@ -151,9 +146,9 @@ def test_two_frames_at_the_same_time_leave_the_first_score() -> None:
 
 def test_uninformative_frames_do_not_move_the_smoothed_score() -> None:
     steady = fuser()
-    before = steady.update(0.0, VIEW, scored(0.3))
-    during = [steady.update(t, VIEW, scored(0.9), ("blurred",)) for t in (0.1, 0.2, 0.3)]
-    after = steady.update(0.4, VIEW, scored(0.9))
+    before = steady.update(0.0, 0.75, scored(0.3))
+    during = [steady.update(t, 0.75, scored(0.9), ("blurred",)) for t in (0.1, 0.2, 0.3)]
+    after = steady.update(0.4, 0.75, scored(0.9))
     assert [fused.smoothed for fused in during] == [before.smoothed] * 3
     assert [fused.calibrated for fused in during] == pytest.approx([0.9] * 3)
     assert after.smoothed == pytest.approx(0.3 + (1 - math.exp(-0.4 / 0.5)) * 0.6)
@@ -161,20 +156,20 @@ def test_uninformative_frames_do_not_move_the_smoothed_score() -> None:
 
 def test_long_uninformative_stretch_is_a_gap() -> None:
     steady = fuser()
-    steady.update(0.0, VIEW, scored(0.1))
+    steady.update(0.0, 0.75, scored(0.1))
     for frame in range(1, 40):
-        steady.update(frame / 25, VIEW, scored(0.9), ("out_of_body",))
-    assert steady.update(40 / 25, VIEW, scored(0.9)).smoothed == pytest.approx(0.9)
+        steady.update(frame / 25, 0.75, scored(0.9), ("out_of_body",))
+    assert steady.update(40 / 25, 0.75, scored(0.9)).smoothed == pytest.approx(0.9)
 
 
 def test_smoothed_is_zero_before_the_first_informative_frame() -> None:
-    assert fuser().update(0.0, VIEW, scored(0.9), ("too_dark",)).smoothed == 0.0
+    assert fuser().update(0.0, 0.75, scored(0.9), ("too_dark",)).smoothed == 0.0
 
 
 def test_frame_without_a_score_is_uninformative() -> None:
     steady = fuser()
-    steady.update(0.0, VIEW, scored(0.4))
-    fused = steady.update(0.1, VIEW, scored(math.nan))
+    steady.update(0.0, 0.75, scored(0.4))
+    fused = steady.update(0.1, 0.75, scored(math.nan))
     assert fused.quality == ("mostly_invalid",)
     assert math.isnan(fused.calibrated)
     assert fused.smoothed == pytest.approx(0.4)
@@ -183,7 +178,7 @@ def test_frame_without_a_score_is_uninformative() -> None:
 def test_heat_is_calibrated_cell_by_cell_with_its_own_calibration() -> None:
     heat_knots = Calibration(np.array([0.0, 10.0]), np.array([0.0, 0.5]), 5.0)
     cells = np.array([[2.0, np.nan], [10.0, 15.0]], np.float32)
-    fused = Fuser(IDENTITY, heat_knots, 0.5).update(0.0, VIEW, scored(0.3, cells))
+    fused = Fuser(IDENTITY, heat_knots, 0.5).update(0.0, 0.75, scored(0.3, cells))
     assert isinstance(fused, Fused)
     assert fused.heat.dtype == np.float32
     expected = [[0.1, np.nan], [0.5, 1 - 0.5 * math.exp(-1)]]

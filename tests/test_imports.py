@@ -32,7 +32,7 @@ RULES = [
 ONLY = {
     "typer": {"ccdstream.cli"},
     "av": {"ccdstream.decode", "ccdstream.encode"},
-    "threading": {"ccdstream.prefetch"},
+    "threading": {"ccdstream.prefetch", "ccdstream.workers"},
     "openvino": {"ccdstream.engine.openvino"},
     "onnxruntime": {"ccdstream.engine.onnxruntime", "ccdstream.engine.precision"},
     "tensorrt": {"ccdstream.engine.tensorrt"},

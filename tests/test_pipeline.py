@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -10,15 +10,31 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
+from ccdstream.alert import Alert, AlertRule, AlertTracker
 from ccdstream.bundle import Bundle
 from ccdstream.engine.base import EngineOutput
 from ccdstream.engine.select import SelectedEngine, open_engine
-from ccdstream.errors import OutputError, VideoDecodeError
-from ccdstream.frames import Frame, Scored, View
-from ccdstream.pipeline import OutputFiles, RunOptions, RunResult, StopWatch, _scored, run
+from ccdstream.errors import EngineError, OutputError, VideoDecodeError
+from ccdstream.frames import Colour, DeviceBatch, DeviceFrame, Frame
+from ccdstream.gpu.score import DeviceScorer
+from ccdstream.pipeline import (
+    Looker,
+    OutputFiles,
+    Route,
+    RunOptions,
+    RunResult,
+    StopWatch,
+    analyse,
+    device_route,
+    host_route,
+    make_fuser,
+    run,
+)
 from ccdstream.render import Overlay
-from tests.bundles import write_toy_bundle
+from ccdstream.score import Scorer
+from tests.bundles import ToyEngine, write_toy_bundle
 from tests.videos import Planes, make_video, picture
 
 SIZE = (96, 128)
@@ -52,7 +68,7 @@ def bright_between(path: Path, first: int, last: int, frames: int, **options: ob
     )
 
 
-def analyse(
+def analysed(
     recording: Path, folder: Path, bundle: Bundle, engine: SelectedEngine, **options: object
 ) -> RunResult:
     return run(
@@ -77,7 +93,7 @@ def test_a_bright_stretch_becomes_one_alert_with_its_times_in_every_file(
     tmp_path: Path, bundle: Bundle, engine: SelectedEngine
 ) -> None:
     video = bright_between(tmp_path / "case.mp4", 20, 69, 100, audio="aac")
-    result = analyse(video, tmp_path / "out", bundle, engine)
+    result = analysed(video, tmp_path / "out", bundle, engine)
     assert (result.frames, len(result.alerts), result.warnings) == (100, 1, [])
     alert = result.alerts[0]
     assert 20 / 25 <= alert.start_s <= 46 / 25  # smoothing opens it late
@@ -103,7 +119,7 @@ def test_the_overlay_has_the_times_sound_and_chapters_of_the_run(
     video = bright_between(
         tmp_path / "vfr.mkv", 30, 84, len(pts), pts=pts, time_base=TICKS, audio="aac"
     )
-    analyse(video, tmp_path / "out", bundle, engine)
+    analysed(video, tmp_path / "out", bundle, engine)
     overlay = tmp_path / "out" / "vfr.overlay.mp4"
     assert times(overlay) == times(video)
     with av.open(str(overlay)) as container:
@@ -118,7 +134,7 @@ def test_the_result_does_not_depend_on_the_batch(
 ) -> None:
     video = bright_between(tmp_path / "case.mp4", 10, 29, 41)
     for batch in (1, 3, 16):
-        analyse(video, tmp_path / f"b{batch}", bundle, engine, batch=batch, video="none")
+        analysed(video, tmp_path / f"b{batch}", bundle, engine, batch=batch, video="none")
     texts = {(tmp_path / f"b{b}" / "case.scores.csv").read_text() for b in (1, 3, 16)}
     assert len(texts) == 1
 
@@ -127,7 +143,7 @@ def test_a_stretch_keeps_the_clock_of_the_recording_and_its_overlay_starts_at_ze
     tmp_path: Path, bundle: Bundle, engine: SelectedEngine
 ) -> None:
     video = bright_between(tmp_path / "case.mp4", 30, 60, 75)
-    result = analyse(video, tmp_path / "out", bundle, engine, start_s=1.0, end_s=2.0)
+    result = analysed(video, tmp_path / "out", bundle, engine, start_s=1.0, end_s=2.0)
     assert result.frames == 25
     rows = rows_of(tmp_path / "out" / "case.scores.csv")
     assert float(rows[0]["seconds"]) == 1.0
@@ -144,9 +160,9 @@ def test_an_existing_result_is_refused_before_any_work_and_replaced_if_asked(
     out.mkdir()
     (out / "case.alerts.vtt").write_text("mine")
     with pytest.raises(OutputError, match=r"case\.alerts\.vtt"):
-        analyse(video, out, bundle, engine)
+        analysed(video, out, bundle, engine)
     assert [p.name for p in out.iterdir()] == ["case.alerts.vtt"]
-    analyse(video, out, bundle, engine, overwrite=True)
+    analysed(video, out, bundle, engine, overwrite=True)
     assert (out / "case.alerts.vtt").read_text().startswith("WEBVTT")
 
 
@@ -231,23 +247,154 @@ def test_a_failing_stage_ends_the_run_with_its_error_and_leaves_no_file(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_frames_are_scored_in_batches_and_come_singly_in_order() -> None:
-    class Counting:
-        def __init__(self) -> None:
-            self.sizes: list[int] = []
+# -- the routes -----------------------------------------------------------------------------------
 
-        def score(self, views: Sequence[View]) -> list[Scored]:
-            self.sizes.append(len(views))
-            return [Scored(float(v), np.zeros(1), np.zeros((1, 1))) for v in views]  # type: ignore[arg-type]
 
-    class Item:
-        def __init__(self, view: int) -> None:
-            self.view = view
+def frame_of(k: int, luma: int) -> Frame:
+    y, u, v = shade(luma)
+    return Frame(y, u, v, k, TICKS, Colour("bt601", full_range=True))
 
-    scorer = Counting()
-    pairs = list(_scored(iter(map(Item, range(7))), scorer, 3, StopWatch()))  # type: ignore[arg-type]
-    assert scorer.sizes == [3, 3, 1]
-    assert [(item.view, scored.raw) for item, scored in pairs] == [(k, float(k)) for k in range(7)]
+
+def test_frames_are_scored_in_batches_and_come_singly_in_order(bundle: Bundle) -> None:
+    engine = ToyEngine()
+    frames = [frame_of(k, 20 * k) for k in range(7)]
+    with host_route(
+        frames, look=Looker(bundle), scorer=Scorer(engine), batch=3, watch=StopWatch()
+    ) as judged:
+        found = [(item.frame.pts, item.seconds, item.scored.raw) for item in judged]
+    assert engine.batches == [3, 3, 1]
+    assert [pts for pts, _, _ in found] == list(range(7))
+    assert [seconds for _, seconds, _ in found] == [k / 25 for k in range(7)]
+    assert [raw for _, _, raw in found] == pytest.approx([20 * k / 255 for k in range(7)], abs=0.01)
+
+
+class ToyDeviceEngine(ToyEngine):
+    """The toy on torch's CPU device; as a real one it overwrites what it gave before."""
+
+    max_batch = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        rows = self.max_batch
+        self._out = (torch.zeros(rows), torch.zeros(rows, 64, 64), torch.zeros(rows, 2))
+
+    def run_on_device(
+        self, frames: torch.Tensor, valid: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        assert len(frames) <= self.max_batch
+        output = self.run(frames.numpy(), valid.numpy())
+        for own, new in zip(
+            self._out, (output.score, output.anomaly_map, output.parts), strict=True
+        ):
+            own.fill_(torch.nan)
+            own[: len(new)] = torch.from_numpy(new)
+        score, anomaly_map, parts = (own[: len(frames)] for own in self._out)
+        return score, anomaly_map, parts
+
+
+def on_device(frame: Frame) -> DeviceFrame:
+    uv = np.stack([frame.u, frame.v], axis=-1)
+    return DeviceFrame(
+        torch.from_numpy(frame.y), torch.from_numpy(uv), frame.pts, frame.time_base, frame.colour
+    )
+
+
+def looking_on_device(bundle: Bundle) -> Callable[[Sequence[DeviceFrame]], DeviceBatch]:
+    """The view stage of the host, batch by batch."""
+    looker = Looker(bundle)
+
+    def look(frames: Sequence[DeviceFrame]) -> DeviceBatch:
+        seen = [looker(frame.on_host()) for frame in frames]
+        return DeviceBatch(
+            torch.from_numpy(np.stack([one.view.image for one in seen]))
+            .permute(0, 3, 1, 2)
+            .contiguous(),
+            torch.from_numpy(np.stack([one.view.valid for one in seen])),
+            [one.view.field for one in seen],
+            [one.quality for one in seen],
+            [one.valid_fraction for one in seen],
+        )
+
+    return look
+
+
+class Kept(list[Frame]):
+    """A sink."""
+
+    write = list.append
+
+
+def all_of(route: Route, bundle: Bundle, size: tuple[int, int]) -> tuple[list[object], list[Alert]]:
+    """What `analyse` says of every frame, and the alerts."""
+    rows: list[object] = []
+    alerts: list[Alert] = []
+    drawn = Kept()
+    analyse(
+        route,
+        fuser=make_fuser(bundle),
+        tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
+        overlay=Overlay(size, Colour("bt601", full_range=True), enter=bundle.alert["enter"]),
+        sink=drawn,
+        on_frame=lambda frame, scored, fused, state: rows.append(
+            (
+                *(frame.pts, state, fused.smoothed, fused.quality, fused.valid_fraction),
+                *(scored.parts.tolist(), fused.heat.tobytes()),
+            )
+        ),
+        on_alert=alerts.append,
+        watch=StopWatch(),
+    )
+    pictures = [(frame.y.tobytes(), frame.u.tobytes(), frame.v.tobytes()) for frame in drawn]
+    return [rows, pictures], alerts
+
+
+def bright_frames() -> list[Frame]:
+    """Three seconds, the last two of them bright but for a dark corner."""
+    frames = []
+    for k in range(75):
+        frame = frame_of(k, 200 if k >= 25 else 50)
+        frame.y[:24, :32] = k
+        frames.append(frame)
+    return frames
+
+
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_the_way_over_a_device_says_and_draws_what_the_hosts_does(
+    bundle: Bundle, batch: int
+) -> None:
+    frames = bright_frames()
+    watch = StopWatch()
+    host = host_route(frames, look=Looker(bundle), scorer=Scorer(ToyEngine()), batch=4, watch=watch)
+    device = device_route(
+        map(on_device, frames),
+        look=looking_on_device(bundle),
+        scorer=DeviceScorer(ToyDeviceEngine()),
+        batch=batch,
+        watch=watch,
+    )
+    expected = all_of(host, bundle, SIZE)
+    assert len(expected[1]) == 1
+    assert all_of(device, bundle, SIZE) == expected
+
+
+def test_a_score_of_a_device_that_is_not_finite_is_an_error(bundle: Bundle) -> None:
+    class Broken(ToyDeviceEngine):
+        def run_on_device(
+            self, frames: torch.Tensor, valid: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            output = super().run_on_device(frames, valid)
+            output[1][-1, 3, 3] = torch.inf
+            return output
+
+    route = device_route(
+        map(on_device, bright_frames()),
+        look=looking_on_device(bundle),
+        scorer=DeviceScorer(Broken()),
+        batch=4,
+        watch=StopWatch(),
+    )
+    with pytest.raises(EngineError, match="toy on cpu gave a score or a map that is not finite"):
+        all_of(route, bundle, SIZE)
 
 
 def test_results_are_named_after_the_recording() -> None:

@@ -44,7 +44,7 @@ def fused(
     heat: np.ndarray | float = 0.5, smoothed: float = 0.5, quality: tuple[str, ...] = ()
 ) -> Fused:
     cells = np.full((64, 64), heat, np.float32) if isinstance(heat, float) else heat
-    return Fused(1.0, smoothed, smoothed, cells, quality, 0.9)
+    return Fused(1.0, smoothed, smoothed, lambda: cells, quality, 0.9)
 
 
 def patchy_heat(seed: int = 0) -> np.ndarray:

@@ -198,7 +198,7 @@ FUSED = Fused(
     raw=float(np.float32(1 / 3)),
     calibrated=0.99,
     smoothed=0.123456789,
-    heat=np.zeros((2, 2), np.float32),
+    find_heat=lambda: np.zeros((2, 2), np.float32),
     quality=("blurred", "too_dark"),
     valid_fraction=0.5,
 )

@@ -10,23 +10,9 @@ from ccdstream.engine.select import open_engine
 from ccdstream.errors import EngineError
 from ccdstream.frames import FieldOfView, View
 from ccdstream.score import Scorer, mask_map
-from tests.bundles import toy_inputs, toy_output, write_toy_bundle
+from tests.bundles import ToyEngine, toy_inputs, toy_output, write_toy_bundle
 
 FIELD = FieldOfView(0, 0, 256, 256, np.array([[0, 0], [255, 0], [255, 255], [0, 255]], np.int32))
-
-
-class ToyEngine:
-    """The closed form of the toy bundle, with no library under it."""
-
-    name, device, version = "toy", "cpu", "0"
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
-        assert frames.flags.c_contiguous and valid.flags.c_contiguous
-        self.batches.append(len(frames))
-        return toy_output(frames, valid)
 
 
 def views_of(rows: int, *, seed: int = 0) -> list[View]:

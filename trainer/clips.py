@@ -17,8 +17,8 @@ from ccdstream.bundle import Bundle
 from ccdstream.decode import VideoSource
 from ccdstream.engine.base import Engine
 from ccdstream.errors import DataError, show_path
-from ccdstream.frames import Frame, Fused, Scored
-from ccdstream.pipeline import Looker, StopWatch, analyse, make_fuser
+from ccdstream.frames import DeviceFrame, Frame, Fused, Scored
+from ccdstream.pipeline import Looker, StopWatch, analyse, host_route, make_fuser
 from ccdstream.score import Scorer
 from trainer.truth import Box, Lesions, Truth, iou, link
 
@@ -157,7 +157,7 @@ def watch(
     seen = _Seen()
     tracker = _PointingTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id)
 
-    def frame_done(frame: Frame, scored: Scored, fused: Fused, state: str) -> None:
+    def frame_done(frame: Frame | DeviceFrame, scored: Scored, fused: Fused, state: str) -> None:
         seen.pts.append(frame.pts)
         seen.raw.append(scored.raw)
         seen.calibrated.append(fused.calibrated)
@@ -169,18 +169,19 @@ def watch(
         on_frame()
 
     with VideoSource(video) as source:
+        watch = StopWatch()
+        route = host_route(
+            source, look=Looker(bundle), scorer=Scorer(engine), batch=batch, watch=watch
+        )
         analyse(
-            source,
-            look=Looker(bundle),
-            scorer=Scorer(engine),
+            route,
             fuser=make_fuser(bundle),
             tracker=tracker,
             overlay=None,
             sink=None,
             on_frame=frame_done,
             on_alert=seen.alerts.append,
-            batch=batch,
-            watch=StopWatch(),
+            watch=watch,
         )
         pts = np.array(seen.pts, np.int64)
         if truth.frames is not None and len(pts) != len(truth.frames):
