@@ -10,9 +10,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from ccdstream.bundle import Bundle
     from ccdstream.decode import VideoSource
     from ccdstream.engine.select import SelectedEngine
-    from ccdstream.pipeline import OutputFiles, Progress, RunOptions
+    from ccdstream.pipeline import OutputFiles, Progress, RunOptions, RunResult
+    from ccdstream.score import Scorer
     from trainer.runs import Progress as StageProgress
 
 app = typer.Typer(
@@ -51,6 +53,10 @@ OVERLAY_SUFFIX = ".overlay.mp4"
 """What a run leaves, and so no recording of the folder that it lies in."""
 
 PLAIN_PROGRESS_EVERY_S = 10.0
+
+JOBS_PER_GPU = 2
+"""Recordings at a time on a GPU, so that one is at work while another is opened, or its last frames
+are written. More would share the same decoder, and one interpreter. Reasoned, not measured."""
 
 
 class Device(StrEnum):
@@ -247,6 +253,16 @@ def run(
     ] = None,
     end: Annotated[str | None, typer.Option("--to", metavar="T", help="Stop before T.")] = None,
     batch: Annotated[int, typer.Option(min=1, max=64, help="Frames in one model call.")] = 4,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            max=64,
+            help=f"Recordings at a time; default 1 on a CPU, {JOBS_PER_GPU} on each GPU.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -264,25 +280,101 @@ def run(
         if None not in (options.start_s, options.end_s) and options.end_s <= options.start_s:  # type: ignore[operator]
             raise typer.BadParameter("--to must be later than --from.")
         recordings, failed = _recordings(inputs)
-        jobs = _jobs(recordings, output)
-        if not jobs:
+        tasks = _tasks(recordings, output)
+        if not tasks:
             raise typer.Exit(1)
-        opened = _open_model(
-            model, device, engine, precision, calibration=calibration or (), quiet=quiet
+        bundle, engine_of_gpu = _open_engines(
+            *(model, device, engine, precision),
+            most=min(jobs or len(tasks), len(tasks)),
+            calibration=calibration or (),
+            quiet=quiet,
         )
-        analysis = _Analysis(*opened, options, as_json, quiet)
+        per_engine = JOBS_PER_GPU if engine_of_gpu[0].device == "cuda" else 1
+        at_a_time = min(jobs or per_engine * len(engine_of_gpu), len(tasks))
+        analyses = [
+            _Analysis(bundle, each, options, as_json, quiet, _scorer(each, batch, at_a_time))
+            for each in engine_of_gpu
+        ]
         with _interrupts_end_input() as stopped:
-            for path, files in jobs:
-                try:
-                    analysis.run(path, files, stopped, titled=len(jobs) > 1)
-                except CcdstreamError as error:
-                    _complain(error)
-                    failed = True
-                if stopped():
-                    _say("interrupted: what was analysed up to there is whole")
-                    raise typer.Exit(130)
+            workers = [analyses[k % len(analyses)] for k in range(at_a_time)]
+            failed |= _analyse_all(tasks, workers, stopped, quiet)
+            if stopped():
+                _say("interrupted: what was analysed up to there is whole")
+                raise typer.Exit(130)
         if failed:
             raise typer.Exit(1)
+
+
+def _open_engines(
+    model: Path | None,
+    device: Device,
+    engine: EngineName,
+    precision: PrecisionName,
+    *,
+    most: int,
+    calibration: Sequence[Path],
+    quiet: bool,
+) -> "tuple[Bundle, list[SelectedEngine]]":
+    """A bundle, and an engine for it on each GPU, or on the CPU; `most` of them."""
+    open_model = partial(
+        _open_model, model, precision=precision, calibration=calibration, quiet=quiet
+    )
+    bundle, first = open_model(device, engine)
+    if first.device == "cpu":
+        return bundle, [first]
+    name = EngineName(first.name)
+    gpus = range(1, min(_gpu_count(), most))
+    return bundle, [first, *(open_model(Device.cuda, name, gpu=gpu)[1] for gpu in gpus)]
+
+
+def _gpu_count() -> int:
+    from ccdstream.engine.gpu import find_gpus
+
+    return len(find_gpus().found)
+
+
+def _scorer(engine: "SelectedEngine", batch: int, at_a_time: int) -> "Scorer":
+    """What the recordings of an engine share; a GPU's calls grow with what they bring together."""
+    from ccdstream.engine.base import BuildOptions
+    from ccdstream.score import Scorer, SharedScorer
+
+    if at_a_time == 1:
+        return Scorer(engine)
+    return SharedScorer(engine, most=BuildOptions().batch[2] if engine.device == "cuda" else batch)
+
+
+def _analyse_all(
+    tasks: "Sequence[tuple[Path, OutputFiles]]",
+    workers: "Sequence[_Analysis]",
+    stopped: Callable[[], bool],
+    quiet: bool,
+) -> bool:
+    """Analyse recordings, as many at a time as there are workers; whether one failed."""
+    from ccdstream.workers import share_out
+
+    failed = False
+
+    def work(
+        analysis: _Analysis, task: "tuple[Path, OutputFiles]", go_on: Callable[[], None]
+    ) -> None:
+        nonlocal failed
+
+        def ends() -> bool:
+            go_on()
+            return stopped()
+
+        if ends():
+            return
+        with nullcontext(shared) if shared else _tally(1, quiet) as tally:
+            try:
+                analysis.run(*task, ends, tally, titled=len(tasks) > 1)
+            except CcdstreamError as error:
+                failed = True
+                tally.finish(task[0], partial(_complain, error))
+
+    with _tally(len(tasks), quiet) if len(workers) > 1 else nullcontext() as shared:
+        share_out(tasks, [partial(work, analysis) for analysis in workers])
+    return failed
 
 
 def _recordings(inputs: Sequence[Path]) -> tuple[list[Path], bool]:
@@ -323,13 +415,13 @@ def _videos_in(folder: Path) -> list[Path]:
     return videos
 
 
-def _jobs(recordings: Sequence[Path], output: Path | None) -> "list[tuple[Path, OutputFiles]]":
+def _tasks(recordings: Sequence[Path], output: Path | None) -> "list[tuple[Path, OutputFiles]]":
     """Each recording with where its results go."""
     from ccdstream.pipeline import OutputFiles
 
-    jobs = [(p, OutputFiles(output or Path(f"{p.stem}.ccdstream"), p.stem)) for p in recordings]
+    tasks = [(p, OutputFiles(output or Path(f"{p.stem}.ccdstream"), p.stem)) for p in recordings]
     owner: dict[Path, Path] = {}
-    for path, files in jobs:
+    for path, files in tasks:
         place = files.path("run.json")
         if place in owner:
             raise OutputError(
@@ -337,7 +429,7 @@ def _jobs(recordings: Sequence[Path], output: Path | None) -> "list[tuple[Path, 
                 "Run them apart, with an --output each."
             )
         owner[place] = path
-    return jobs
+    return tasks
 
 
 def _open_model(
@@ -348,6 +440,7 @@ def _open_model(
     *,
     batch: tuple[int, int, int] = (1, 8, 32),
     calibration: Sequence[Path] = (),
+    gpu: int = 0,
     quiet: bool = False,
 ) -> "tuple[Bundle, SelectedEngine]":
     from ccdstream.bundle import load_bundle
@@ -364,7 +457,7 @@ def _open_model(
         views = calibration_views(find_images(calibration), bundle)
         reference = refer(views, open_engine(bundle, device="cpu"))
     build = BuildOptions(
-        precision.value, batch, calibration=views, say=(lambda _: None) if quiet else _say
+        precision.value, batch, gpu, calibration=views, say=(lambda _: None) if quiet else _say
     )
     chosen = open_engine(
         bundle, device=device.value, engine=engine.value, build=build, reference=reference
@@ -400,52 +493,57 @@ class _Analysis:
     options: "RunOptions"
     as_json: bool
     quiet: bool
+    scorer: "Scorer"
 
     def run(
-        self, path: Path, files: "OutputFiles", stopped: Callable[[], bool], *, titled: bool = False
+        self,
+        path: Path,
+        files: "OutputFiles",
+        stopped: Callable[[], bool],
+        tally: "_Tally",
+        *,
+        titled: bool = False,
     ) -> None:
-        """Analyse one recording; `titled`: the table on stdout says which it belongs to."""
+        """Analyse one recording; `titled`: what is printed says which it belongs to."""
         from ccdstream import pipeline
         from ccdstream.report.alerts import alert_record
 
         name = show_path(path.name)
         if not self.quiet:
-            _say(f"{name}: {self.bundle.model_id}, {self.engine.name} on {self.engine.device}")
-        with _progress("frame", self.quiet) as bar:
-            said = False
+            taken = f"{name}: {self.bundle.model_id}, {self.engine.name} on {self.engine.device}"
+            tally.aside(lambda: _say(taken))
 
-            def on_progress(progress: "Progress") -> None:
-                nonlocal said
-                bar.update(
-                    progress.frames,
-                    progress.frame_count_hint,
-                    f", {_count(progress.alerts, 'alert')}",
-                )
-                if stopped() and not said and not self.quiet:
-                    said = True
-                    bar.aside(lambda: _say("stopping: the files are being finished"))
+        def on_progress(progress: "Progress") -> None:
+            tally.update(path, progress)
+            if stopped() and not self.quiet:
+                tally.stopping()
 
-            def on_alert(alert: "Alert", source: "VideoSource") -> None:
-                if self.as_json:
-                    line = {"recording": path.name, **alert_record(alert, source.time_base)}
-                    bar.aside(lambda: _tell(json.dumps(line, allow_nan=False)))
+        def on_alert(alert: "Alert", source: "VideoSource") -> None:
+            if self.as_json:
+                line = {"recording": path.name, **alert_record(alert, source.time_base)}
+                tally.aside(lambda: _tell(json.dumps(line, allow_nan=False)))
 
-            result = pipeline.run(
-                path,
-                files,
-                bundle=self.bundle,
-                engine=self.engine,
-                options=self.options,
-                stopped=stopped,
-                on_progress=on_progress,
-                on_alert=on_alert,
-            )
+        result = pipeline.run(
+            path,
+            files,
+            bundle=self.bundle,
+            engine=self.engine,
+            options=self.options,
+            scorer=self.scorer,
+            stopped=stopped,
+            on_progress=on_progress,
+            on_alert=on_alert,
+        )
+        tally.finish(path, lambda: self._tell_result(result, name, titled))
+
+    def _tell_result(self, result: "RunResult", name: str, titled: bool) -> None:
         for warning in result.warnings:
             _say(f"warning: {name}: {warning}")
         if self.quiet:
             return
         uninformative = result.frames - result.informative_frames
         _say(
+            f"{f'{name}: ' if titled else ''}"
             f"{_count(result.frames, 'frame')} from {timecode(result.first_s)} to "
             f"{timecode(result.last_s)}, {uninformative} of them uninformative; "
             f"{result.frames / max(result.wall_s, 1e-9):.1f} frames/s"
@@ -560,6 +658,56 @@ def _progress(noun: str, quiet: bool) -> Iterator[_Bar]:
             yield bar
 
 
+class _Tally:
+    """How far some recordings are, on one bar; their threads print one at a time."""
+
+    def __init__(self, bar: _Bar, recordings: int) -> None:
+        from ccdstream.workers import one_at_a_time
+
+        self._bar = bar
+        self._recordings = recordings
+        self._alone = one_at_a_time()
+        self._latest: dict[Path, Progress] = {}
+        self._finished: set[Path] = set()
+        self._said_stopping = False
+
+    def update(self, path: Path, progress: "Progress") -> None:
+        """Take in how far a recording is."""
+        with self._alone:
+            self._latest[path] = progress
+            latest = self._latest.values()
+            hints = [each.frame_count_hint for each in latest if each.frame_count_hint is not None]
+            known = len(hints) == self._recordings
+            more = f", {_count(sum(each.alerts for each in latest), 'alert')}"
+            if self._recordings > 1:
+                more += f", {len(self._finished)} of {self._recordings} recordings done"
+            done = sum(each.frames for each in latest)
+            self._bar.update(done, sum(hints) if known else None, more)
+
+    def aside(self, say: Callable[[], None]) -> None:
+        """Print something in one piece."""
+        with self._alone:
+            self._bar.aside(say)
+
+    def finish(self, path: Path, say: Callable[[], None]) -> None:
+        """Print what there is to say of a recording that is done, or failed."""
+        self._finished.add(path)
+        self.aside(say)
+
+    def stopping(self) -> None:
+        """Say once that the input has ended."""
+        with self._alone:
+            if not self._said_stopping:
+                self._said_stopping = True
+                self._bar.aside(lambda: _say("stopping: the files are being finished"))
+
+
+@contextmanager
+def _tally(recordings: int, quiet: bool) -> Iterator[_Tally]:
+    with _progress("frame", quiet) as bar:
+        yield _Tally(bar, recordings)
+
+
 @app.command(no_args_is_help=True)
 def score(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images or folders.")],
@@ -660,6 +808,7 @@ def demo(
         from ccdstream.demo import truth_path
         from ccdstream.pipeline import OutputFiles, RunOptions
         from ccdstream.report.files import refuse_existing
+        from ccdstream.score import Scorer
 
         video, files = output / "sample.mp4", OutputFiles(output, "sample")
         if not overwrite:
@@ -676,9 +825,11 @@ def demo(
         if not quiet:
             _say(f"making {seconds:g} s of synthetic procedure: {show_path(video)}")
         _write_sample(video, seconds, seed, overwrite, quiet)
-        analysis = _Analysis(bundle, engine, RunOptions(overwrite=overwrite), False, quiet)
-        with _interrupts_end_input() as stopped:
-            analysis.run(video, files, stopped)
+        analysis = _Analysis(
+            bundle, engine, RunOptions(overwrite=overwrite), False, quiet, Scorer(engine)
+        )
+        with _interrupts_end_input() as stopped, _tally(1, quiet) as tally:
+            analysis.run(video, files, stopped, tally)
             interrupted = stopped()
         if not quiet:
             _say(
