@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from queue import Empty, Queue, SimpleQueue
 from typing import Generic, TypeVar
 
@@ -60,7 +60,10 @@ class Joined(Generic[T, R]):
         with self._turn:
             while not future.done():  # else another caller took it along
                 self._serve(self._take())
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            del future  # it holds the error, whose traceback holds this frame
 
     def _take(self) -> list[tuple[T, "Future[R]"]]:
         """The longest-waiting items that go into one call, at least one."""
@@ -129,6 +132,8 @@ def share_out(items: Iterable[T], workers: Sequence[Worker[T]]) -> None:
                     break
                 worker(item, check)
             ended.put(None)
+        except GivenUp:
+            ended.put(None)
         except BaseException as error:  # not swallowed: the caller raises it
             ended.put(error)
 
@@ -140,21 +145,28 @@ def share_out(items: Iterable[T], workers: Sequence[Worker[T]]) -> None:
         for thread in threads:
             thread.start()
         for _ in threads:
-            if (error := _next_of(ended)) is not None:
-                raise error
+            _raise_next(ended)
     finally:
         given_up.set()
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
+        while not ended.empty():  # an error left in there would hold on to all that it went through
+            ended.get_nowait()
 
 
-def _next_of(ended: "Queue[BaseException | None]") -> BaseException | None:
-    while True:
-        try:
-            return ended.get(timeout=_POLL_S)
-        except Empty:
-            continue
+def _raise_next(ended: "Queue[BaseException | None]") -> None:
+    """Wait until a worker ends, and raise its error."""
+    error = None
+    try:
+        while True:
+            with suppress(Empty):
+                error = ended.get(timeout=_POLL_S)
+                break
+        if error is not None:
+            raise error
+    finally:
+        del error  # its traceback holds this frame
 
 
 def one_at_a_time() -> AbstractContextManager[object]:

@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: the program as it is, in single precision."""
 
 import sys
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def open_engine(
         reader = openvino.frontend.FrontEndManager().load_by_framework("onnx")
         program = reader.convert(reader.load(str(bundle.program)))
         program.reshape({port: [1, *list(port.partial_shape)[1:]] for port in program.inputs})
-        compiled = openvino.Core().compile_model(program, "CPU", settings)
+        compiled = _core(openvino).compile_model(program, "CPU", settings)
     except Exception as error:  # its reader has exception types of its own
         raise EngineError(f"openvino cannot compile {bundle.program}: {_reason(error)}") from error
     check_names(
@@ -112,6 +113,14 @@ def open_engine(
         {port.get_any_name() for port in compiled.outputs},
     )
     return OpenVinoEngine(compiled, openvino.__version__.partition("-")[0])
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    """One for the life of the process. Its CPU plugin gives the thread that loads it a stack for
+    signals, and unmaps that when it goes itself, in whichever thread the garbage collector finds
+    it: the next Ctrl-C would then end in a segmentation fault."""
+    return openvino.Core()
 
 
 def _import() -> Any:
