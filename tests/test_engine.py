@@ -419,3 +419,23 @@ def test_a_bundle_is_only_read(bundle, engines) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in Path(bundle.path).iterdir()}
     engines("openvino", "cpu")
     assert {path.name: path.stat().st_mtime_ns for path in bundle.path.iterdir()} == before
+
+
+def test_a_signal_is_heard_after_an_engine_went_in_another_thread(tmp_path) -> None:
+    """OpenVINO's plugin would take the stack for signals of the thread that opened it along."""
+    write_toy_bundle(tmp_path / "toy")
+    code = """
+import signal, sys, threading
+from pathlib import Path
+from ccdstream.bundle import load_bundle
+from ccdstream.engine.select import open_engine
+held = [open_engine(load_bundle(Path(sys.argv[1])), engine="openvino", device="cpu")]
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGINT)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "toy")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
