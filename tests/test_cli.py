@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -959,3 +960,17 @@ def test_the_console_script_is_the_app() -> None:
         pytest.skip("not installed: run from a checkout")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("ccdstream ")
+
+
+def test_what_several_threads_print_comes_in_one_piece_each() -> None:
+    said: list[str] = []
+
+    def say(name: str) -> None:
+        for _ in range(20):
+            said.append(name)
+            time.sleep(0.0005)
+
+    with cli._tally(2, quiet=True) as tally, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: tally.aside(lambda: say(name)), "abcd"))
+    assert sorted(said[::20]) == list("abcd")
+    assert said == [name for name in said[::20] for _ in range(20)]
