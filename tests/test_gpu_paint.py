@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_an_overlay_is_drawn_as_on_the_cpu(size: tuple[int, int], device: torch.
     field, changed = field_in(size), False
     for step, state in enumerate(STATES):
         quality = ("blurred",) if state == "UNCLEAR" else ()
-        fused = Fused(1.0, 0.9, 0.3 * step, patchy_heat(step), quality, 0.9)
+        fused = Fused(1.0, 0.9, 0.3 * step, partial(patchy_heat, step), quality, 0.9)
         frame = frame_of(size, seed=step)
         drawn = painted(on_device(frame, device), there.layers(field, fused, state, 2.0 * step))
         assert_same_picture(drawn, here.draw(frame, field, fused, state, 2.0 * step))
