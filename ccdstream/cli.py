@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ccdstream.bundle import Bundle
     from ccdstream.decode import VideoSource
     from ccdstream.engine.select import SelectedEngine
+    from ccdstream.gpu.score import DeviceScorer
     from ccdstream.pipeline import OutputFiles, Progress, RunOptions, RunResult
     from ccdstream.score import Scorer
     from trainer.runs import Progress as StageProgress
@@ -252,7 +253,12 @@ def run(
         str | None, typer.Option("--from", metavar="T", help="Start at T: 90, 90s or 00:01:30.")
     ] = None,
     end: Annotated[str | None, typer.Option("--to", metavar="T", help="Stop before T.")] = None,
-    batch: Annotated[int, typer.Option(min=1, max=64, help="Frames in one model call.")] = 4,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=64, help="Frames in one model call; default 4 on a CPU, 8 on a GPU."
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -272,7 +278,7 @@ def run(
     Example: ccdstream run case12.mp4 -o results --json > alerts.jsonl
     """
     with _command():
-        from ccdstream.pipeline import RunOptions
+        from ccdstream.pipeline import DEFAULT_BATCH, RunOptions, make_scorer
 
         options = RunOptions(
             video.value, _time("--from", start), _time("--to", end), batch, overwrite
@@ -291,8 +297,12 @@ def run(
         )
         per_engine = JOBS_PER_GPU if engine_of_gpu[0].device == "cuda" else 1
         at_a_time = min(jobs or per_engine * len(engine_of_gpu), len(tasks))
+        most = batch or DEFAULT_BATCH
         analyses = [
-            _Analysis(bundle, each, options, as_json, quiet, _scorer(each, batch, at_a_time))
+            _Analysis(
+                *(bundle, each, options, as_json, quiet),
+                make_scorer(each, recordings=at_a_time, most=most),
+            )
             for each in engine_of_gpu
         ]
         with _interrupts_end_input() as stopped:
@@ -331,16 +341,6 @@ def _gpu_count() -> int:
     from ccdstream.engine.gpu import find_gpus
 
     return len(find_gpus().found)
-
-
-def _scorer(engine: "SelectedEngine", batch: int, at_a_time: int) -> "Scorer":
-    """What the recordings of an engine share; a GPU's calls grow with what they bring together."""
-    from ccdstream.engine.base import BuildOptions
-    from ccdstream.score import Scorer, SharedScorer
-
-    if at_a_time == 1:
-        return Scorer(engine)
-    return SharedScorer(engine, most=BuildOptions().batch[2] if engine.device == "cuda" else batch)
 
 
 def _analyse_all(
@@ -493,7 +493,7 @@ class _Analysis:
     options: "RunOptions"
     as_json: bool
     quiet: bool
-    scorer: "Scorer"
+    scorer: "Scorer | DeviceScorer"
 
     def run(
         self,
@@ -806,9 +806,8 @@ def demo(
     """
     with _command():
         from ccdstream.demo import truth_path
-        from ccdstream.pipeline import OutputFiles, RunOptions
+        from ccdstream.pipeline import OutputFiles, RunOptions, make_scorer
         from ccdstream.report.files import refuse_existing
-        from ccdstream.score import Scorer
 
         video, files = output / "sample.mp4", OutputFiles(output, "sample")
         if not overwrite:
@@ -826,7 +825,7 @@ def demo(
             _say(f"making {seconds:g} s of synthetic procedure: {show_path(video)}")
         _write_sample(video, seconds, seed, overwrite, quiet)
         analysis = _Analysis(
-            bundle, engine, RunOptions(overwrite=overwrite), False, quiet, Scorer(engine)
+            bundle, engine, RunOptions(overwrite=overwrite), False, quiet, make_scorer(engine)
         )
         with _interrupts_end_input() as stopped, _tally(1, quiet) as tally:
             analysis.run(video, files, stopped, tally)

@@ -167,7 +167,8 @@ class VideoSink:
     Attributes:
         frames: how many were written.
         encoder: what encodes, known once the block is entered.
-        notes: what is not as in the source or as asked, one sentence each.
+        encoder_note: why it is x264 though a GPU was asked for; empty for no reason.
+        notes: what is not as in the source, one sentence each.
 
     Raises:
         ValueError: a frame of another size, one that is not after the one before, or for NVENC one
@@ -191,6 +192,7 @@ class VideoSink:
         self.path = path
         self.frames = 0
         self.encoder: Literal["x264", "nvenc"] = "x264"
+        self.encoder_note = ""
         self.notes: list[str] = []
         self._source = source
         self._quality = str(crf)
@@ -343,9 +345,9 @@ class VideoSink:
                 self._configure(trial)
                 trial.open()
         except EngineError as error:
-            self.notes.append(f"encoded by x264: {error}")
+            self.encoder_note = f"encoded by x264: {error}"
         except (av.FFmpegError, NotImplementedError) as error:
-            self.notes.append(f"encoded by x264: NVENC does not open ({_reason(error)})")
+            self.encoder_note = f"encoded by x264: NVENC does not open ({_reason(error)})"
         else:
             self.encoder, self._hwaccel = "nvenc", hwaccel
             self._cuda_context = CudaContext(gpu, primary_ctx=False, current_ctx=True)

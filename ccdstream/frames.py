@@ -142,22 +142,6 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DeviceBatch:
-    """Views of some frames in the memory of a GPU, and what is known of them on the host."""
-
-    frames: "Tensor"
-    """uint8 [N, 3, 256, 256], RGB; neutral grey where not valid."""
-    valid: "Tensor"
-    """bool [N, 256, 256]."""
-    fields: list[FieldOfView]
-    """Where each view lies in its frame."""
-    quality: list[tuple[str, ...]]
-    """Why each frame is uninformative; empty for an informative one."""
-    valid_fraction: list[float]
-    """Share of each view that is scored, in [0, 1]."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Scored:
     """What the model says of one view, before calibration."""
 

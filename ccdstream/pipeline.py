@@ -27,7 +27,7 @@ from ccdstream.doctor import versions
 from ccdstream.encode import Chapter, VideoSink
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import BundleError, OutputError, VideoOpenError, show_path
-from ccdstream.frames import DeviceBatch, DeviceFrame, FieldOfView, Frame, Fused, Scored, View
+from ccdstream.frames import DeviceFrame, FieldOfView, Frame, Fused, Scored, View
 from ccdstream.fuse import Calibration, Fuser
 from ccdstream.prefetch import prefetch
 from ccdstream.quality import QualityLimits, flags, measure
@@ -36,16 +36,21 @@ from ccdstream.report.alerts import AlertsCsv, AlertsJsonl, AlertsVtt, alert_tit
 from ccdstream.report.audit import write_audit
 from ccdstream.report.files import Together, refuse_existing
 from ccdstream.report.scores import ScoresCsv
-from ccdstream.score import Scorer
+from ccdstream.score import Scorer, SharedScorer
 from ccdstream.view import Profile, ViewTracker
 
 if TYPE_CHECKING:
+    import torch
+
     from ccdstream.gpu.score import DeviceScorer, Scoring
+    from ccdstream.gpu.view import DeviceViews
 
 T = TypeVar("T")
 
 DEFAULT_BATCH = 4
 """Frames in one model call. On a CPU more saves nothing and only waits longer."""
+DEVICE_BATCH = 8
+"""The same on a GPU: what its engines are tuned for."""
 
 
 class StopWatch:
@@ -113,14 +118,18 @@ class Concluded:
     state: str
     alerts: list[Alert]
     """Those that the frame completes."""
-    drawn: Frame | None
+    drawn: Frame | DeviceFrame | None
     """The frame with its overlay, where one is drawn."""
 
 
 class Sink(Protocol):
     """Takes the overlay frames."""
 
-    def write(self, frame: Frame) -> None: ...
+    @property
+    def encoder(self) -> str:
+        """ "nvenc" where frames are best left on the GPU."""
+
+    def write(self, frame: Frame | DeviceFrame) -> None: ...
 
 
 Route = AbstractContextManager[Iterator[Judged]]
@@ -148,7 +157,8 @@ def analyse(
     The error of whichever stage fails is raised here, with every thread stopped.
     """
     with route as frames:
-        concluded = _concluded(frames, fuser, tracker, overlay, watch)
+        on_device = sink is not None and sink.encoder == "nvenc"
+        concluded = _concluded(frames, fuser, tracker, overlay, watch, on_device=on_device)
         # what is drawn is drawn while the frame before is encoded; the rest is not worth a thread
         with nullcontext(concluded) if overlay is None else prefetch(concluded, depth=2) as items:
             for item in items:
@@ -169,6 +179,8 @@ def _concluded(
     tracker: AlertTracker,
     overlay: Overlay | None,
     watch: StopWatch,
+    *,
+    on_device: bool,
 ) -> Iterator[Concluded]:
     for judged in frames:
         with watch.measure("fuse"):
@@ -178,14 +190,21 @@ def _concluded(
         drawn = None
         if overlay is not None:
             with watch.measure("render"):
-                drawn = _drawn(overlay, judged, fused, tracker.state)
+                drawn = _drawn(overlay, judged, fused, tracker.state, on_device=on_device)
         yield Concluded(judged, fused, tracker.state, alerts, drawn)
 
 
-def _drawn(overlay: Overlay, judged: Judged, fused: Fused, state: str) -> Frame:
-    """The frame with its marks, in the host's memory: a frame of a GPU comes down for it."""
-    frame = judged.frame.on_host() if isinstance(judged.frame, DeviceFrame) else judged.frame
-    return overlay.draw(frame, judged.field, fused, state, judged.seconds)
+def _drawn(
+    overlay: Overlay, judged: Judged, fused: Fused, state: str, *, on_device: bool
+) -> Frame | DeviceFrame:
+    """The frame with its marks; a frame of a GPU comes down for it unless it may stay."""
+    frame = judged.frame
+    if isinstance(frame, DeviceFrame) and on_device:
+        from ccdstream.gpu.paint import painted
+
+        return painted(frame, overlay.layers(judged.field, fused, state, judged.seconds))
+    host = frame.on_host() if isinstance(frame, DeviceFrame) else frame
+    return overlay.draw(host, judged.field, fused, state, judged.seconds)
 
 
 def _observation(judged: Judged, fused: Fused) -> Observation:
@@ -251,42 +270,49 @@ def _scored(
 
 @contextmanager
 def device_route(
-    frames: Iterable[DeviceFrame],
+    frames: Iterable[Frame | DeviceFrame],
     *,
-    look: Callable[[Sequence[DeviceFrame]], DeviceBatch],
+    look: "Callable[[Sequence[DeviceFrame]], DeviceViews]",
     scorer: "DeviceScorer",
     batch: int,
     watch: StopWatch,
 ) -> Iterator[Iterator[Judged]]:
-    """Look at frames and score them `batch` at a time on their GPU.
+    """Look at frames and score them `batch` at a time on a GPU; those of the host go up for it.
 
-    Only scores and maps come to the host, in one copy a batch, which is waited for while the next
-    batches are at work.
+    Only scores, maps and what the quality is worked out from come to the host, in a copy a batch
+    each, which is waited for while the next batches are at work.
 
     Args:
         batch: at most what the engine takes is used.
     """
     size = min(batch, scorer.most)
     with (
-        prefetch(_looked_on_device(frames, look, size, watch), depth=1) as batches,
+        prefetch(_looked_on_device(frames, look, scorer.place, size, watch), depth=1) as batches,
         prefetch(_begun(batches, scorer, watch), depth=1) as begun,
     ):
         yield chain.from_iterable(_arrived(begun, watch))
 
 
-_Batch = tuple[list[DeviceFrame], DeviceBatch]
+_Batch = tuple[list[Frame | DeviceFrame], "DeviceViews"]
 
 
 def _looked_on_device(
-    frames: Iterable[DeviceFrame],
-    look: Callable[[Sequence[DeviceFrame]], DeviceBatch],
+    frames: Iterable[Frame | DeviceFrame],
+    look: "Callable[[Sequence[DeviceFrame]], DeviceViews]",
+    place: "torch.device",
     size: int,
     watch: StopWatch,
 ) -> Iterator[_Batch]:
+    from ccdstream.gpu.transfer import frame_to_device
+
     decoded = iter(watch.over("decode", frames))
     while items := list(islice(decoded, size)):
         with watch.measure("view"):
-            views = look(items)
+            there = [
+                frame_to_device(frame, place) if isinstance(frame, Frame) else frame
+                for frame in items
+            ]
+            views = look(there)
         yield items, views
 
 
@@ -302,11 +328,11 @@ def _begun(
 def _arrived(begun: "Iterable[tuple[_Batch, Scoring]]", watch: StopWatch) -> Iterator[list[Judged]]:
     for (frames, views), scoring in begun:
         with watch.measure("wait"):
-            results = scoring.scored()
-        rows = zip(frames, views.fields, views.valid_fraction, views.quality, results, strict=True)
+            results, worth = scoring.scored(), views.quality()
+        rows = zip(frames, views.fields, worth, results, strict=True)
         yield [
-            Judged(frame, frame.seconds, field, valid_fraction, quality, scored)
-            for frame, field, valid_fraction, quality, scored in rows
+            Judged(frame, frame.seconds, field, view.valid_fraction, view.flags, scored)
+            for frame, field, view, scored in rows
         ]
 
 
@@ -320,7 +346,8 @@ class RunOptions:
     video: Literal["overlay", "none"] = "overlay"
     start_s: float | None = None
     end_s: float | None = None
-    batch: int = DEFAULT_BATCH
+    batch: int | None = None
+    """Frames in one model call; None for `DEFAULT_BATCH`, or `DEVICE_BATCH` on a GPU."""
     overwrite: bool = False
 
 
@@ -375,7 +402,7 @@ def run(
     bundle: Bundle,
     engine: SelectedEngine,
     options: RunOptions,
-    scorer: Scorer | None = None,
+    scorer: "Scorer | DeviceScorer | None" = None,
     stopped: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_alert: Callable[[Alert, VideoSource], None] = lambda *_: None,
@@ -392,6 +419,8 @@ def run(
         OutputError: a result exists already or cannot be written.
     """
     started = time.perf_counter()
+    scorer = scorer or make_scorer(engine)
+    gpu = None if isinstance(scorer, Scorer) else scorer.place.index
     result = RunResult(files)
     watch = StopWatch()
     source_path = path.absolute()
@@ -401,7 +430,7 @@ def run(
         if not options.overwrite:
             refuse_existing(file)
     with (
-        VideoSource(path, start_s=options.start_s, end_s=options.end_s) as source,
+        VideoSource(path, start_s=options.start_s, end_s=options.end_s, decode_on=gpu) as source,
         Together(overwrite=options.overwrite) as results,
     ):
         try:
@@ -424,7 +453,7 @@ def run(
             scores = stack.enter_context(
                 ScoresCsv(places[files.path("scores.csv")], parts=bundle.parts)
             )
-            sink = _open_sink(stack, source, places.get(files.path("overlay.mp4")), options)
+            sink = _open_sink(stack, source, places.get(files.path("overlay.mp4")), options, gpu)
 
             def frame_done(
                 frame: Frame | DeviceFrame, scored: Scored, fused: Fused, state: str
@@ -452,15 +481,8 @@ def run(
                     writer.write(alert)
                 on_alert(alert, source)
 
-            route = host_route(
-                _until(stopped, source),
-                look=Looker(bundle),
-                scorer=scorer or Scorer(engine),
-                batch=options.batch,
-                watch=watch,
-            )
             analyse(
-                route,
+                _route(source, bundle, scorer, options.batch, stopped, watch),
                 fuser=make_fuser(bundle),
                 tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
                 overlay=None if sink is None else _overlay(source, bundle),
@@ -482,11 +504,65 @@ def run(
             result.warnings += sink.notes
         result.wall_s = time.perf_counter() - started
         record = _record(path, source, bundle, engine, options, result, watch)
+        record["video"] = {
+            "decoder": source.decoder,
+            "decoder_notes": source.notes,
+            "encoder": None if sink is None else sink.encoder,
+            "encoder_note": "" if sink is None else sink.encoder_note,
+        }
         write_audit(places[files.path("run.json")], record)
     return result
 
 
-def _until(stopped: Callable[[], bool], frames: Iterable[Frame]) -> Iterator[Frame]:
+def make_scorer(
+    engine: SelectedEngine, *, recordings: int = 1, most: int = DEFAULT_BATCH
+) -> "Scorer | DeviceScorer":
+    """What scores recordings with an engine: on the GPU where it takes what is there.
+
+    Args:
+        recordings: how many are analysed at a time, and share the engine's calls.
+        most: views in a call that they share; a GPU's engine says itself how many it takes.
+    """
+    on_device = engine.on_device
+    if on_device is not None:
+        from ccdstream.gpu.score import DeviceScorer
+
+        return DeviceScorer(on_device)
+    return Scorer(engine) if recordings == 1 else SharedScorer(engine, most=most)
+
+
+def _route(
+    source: VideoSource,
+    bundle: Bundle,
+    scorer: "Scorer | DeviceScorer",
+    batch: int | None,
+    stopped: Callable[[], bool],
+    watch: StopWatch,
+) -> Route:
+    """The way of a recording's frames to where they are scored."""
+    if isinstance(scorer, Scorer):
+        return host_route(
+            _until(stopped, source),
+            look=Looker(bundle),
+            scorer=scorer,
+            batch=batch or DEFAULT_BATCH,
+            watch=watch,
+        )
+    from ccdstream.gpu.view import DeviceViewTracker
+
+    tracker = DeviceViewTracker(
+        Profile.from_dict(bundle.profile), QualityLimits.from_dict(bundle.quality), scorer.place
+    )
+    return device_route(
+        _until(stopped, source.frames()),
+        look=tracker.update,
+        scorer=scorer,
+        batch=batch or DEVICE_BATCH,
+        watch=watch,
+    )
+
+
+def _until(stopped: Callable[[], bool], frames: Iterable[T]) -> Iterator[T]:
     """`frames` up to where `stopped` says so, but never none: no file is whole without a frame."""
     for number, frame in enumerate(frames):
         if stopped() and number > 0:
@@ -536,7 +612,11 @@ def make_fuser(bundle: Bundle) -> Fuser:
 
 
 def _open_sink(
-    stack: ExitStack, source: VideoSource, path: Path | None, options: RunOptions
+    stack: ExitStack,
+    source: VideoSource,
+    path: Path | None,
+    options: RunOptions,
+    gpu: int | None,
 ) -> VideoSink | None:
     if path is None:
         return None
@@ -547,6 +627,7 @@ def _open_sink(
         source,
         audio=audio,
         offset_pts=source.first_pts if segment else 0,
+        encode_on=gpu,
     )
     return stack.enter_context(sink)
 

@@ -280,6 +280,7 @@ class Card(ToyEngine):
     """One of several made-up GPUs."""
 
     device = "cuda"
+    on_device = None
 
     def __init__(self, gpu: int) -> None:
         super().__init__()

@@ -17,11 +17,16 @@ import torch
 
 from ccdstream.alert import Alert, AlertRule, AlertTracker
 from ccdstream.bundle import Bundle
-from ccdstream.engine.base import EngineOutput
+from ccdstream.engine.base import BuildOptions, EngineOutput
+from ccdstream.engine.cuda import HostQueue
+from ccdstream.engine.parity import check_parity
 from ccdstream.engine.select import SelectedEngine, open_engine
+from ccdstream.engine.torch_cuda import make_engine
 from ccdstream.errors import EngineError, OutputError, VideoDecodeError
-from ccdstream.frames import Colour, DeviceBatch, DeviceFrame, Frame
+from ccdstream.frames import Colour, DeviceFrame, Frame
 from ccdstream.gpu.score import DeviceScorer
+from ccdstream.gpu.transfer import frame_to_device
+from ccdstream.gpu.view import DeviceViews, DeviceViewTracker
 from ccdstream.pipeline import (
     Looker,
     OutputFiles,
@@ -35,8 +40,10 @@ from ccdstream.pipeline import (
     make_fuser,
     run,
 )
+from ccdstream.quality import QualityLimits
 from ccdstream.render import Overlay
 from ccdstream.score import Scorer
+from ccdstream.view import Profile
 from tests.bundles import ToyEngine, write_toy_bundle
 from tests.videos import Planes, make_video, picture
 
@@ -192,6 +199,7 @@ class Failing:
     """An engine that fails at its third call."""
 
     name, device, version, reason = "failing", "cpu", "0", "a test"
+    on_device = None
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -271,10 +279,14 @@ def test_frames_are_scored_in_batches_and_come_singly_in_order(bundle: Bundle) -
     assert [raw for _, _, raw in found] == pytest.approx([20 * k / 255 for k in range(7)], abs=0.01)
 
 
+HOST = torch.device("cpu")
+
+
 class ToyDeviceEngine(ToyEngine):
     """The toy on torch's CPU device; as a real one it overwrites what it gave before."""
 
     max_batch = 6
+    place = HOST
 
     def __init__(self) -> None:
         super().__init__()
@@ -295,35 +307,15 @@ class ToyDeviceEngine(ToyEngine):
         return score, anomaly_map, parts
 
 
-def on_device(frame: Frame) -> DeviceFrame:
-    uv = np.stack([frame.u, frame.v], axis=-1)
-    return DeviceFrame(
-        torch.from_numpy(frame.y), torch.from_numpy(uv), frame.pts, frame.time_base, frame.colour
-    )
-
-
-def looking_on_device(bundle: Bundle) -> Callable[[Sequence[DeviceFrame]], DeviceBatch]:
-    """The view stage of the host, batch by batch."""
-    looker = Looker(bundle)
-
-    def look(frames: Sequence[DeviceFrame]) -> DeviceBatch:
-        seen = [looker(frame.on_host()) for frame in frames]
-        return DeviceBatch(
-            torch.from_numpy(np.stack([one.view.image for one in seen]))
-            .permute(0, 3, 1, 2)
-            .contiguous(),
-            torch.from_numpy(np.stack([one.view.valid for one in seen])),
-            [one.view.field for one in seen],
-            [one.quality for one in seen],
-            [one.valid_fraction for one in seen],
-        )
-
-    return look
+def looking_on_device(bundle: Bundle) -> Callable[[Sequence[DeviceFrame]], DeviceViews]:
+    profile, limits = Profile.from_dict(bundle.profile), QualityLimits.from_dict(bundle.quality)
+    return DeviceViewTracker(profile, limits, HOST).update
 
 
 class Kept(list[Frame]):
     """A sink."""
 
+    encoder = "x264"
     write = list.append
 
 
@@ -369,7 +361,7 @@ def test_the_way_over_a_device_says_and_draws_what_the_hosts_does(
     watch = StopWatch()
     host = host_route(frames, look=Looker(bundle), scorer=Scorer(ToyEngine()), batch=4, watch=watch)
     device = device_route(
-        map(on_device, frames),
+        [frame_to_device(frame, HOST) for frame in frames],
         look=looking_on_device(bundle),
         scorer=DeviceScorer(ToyDeviceEngine()),
         batch=batch,
@@ -378,6 +370,73 @@ def test_the_way_over_a_device_says_and_draws_what_the_hosts_does(
     expected = all_of(host, bundle, SIZE)
     assert len(expected[1]) == 1
     assert all_of(device, bundle, SIZE) == expected
+
+
+def test_with_nvenc_what_is_drawn_stays_on_the_device(bundle: Bundle) -> None:
+    """Frames that are there are drawn on there; those of the host stay on the host."""
+
+    class Nvenc(Kept):
+        encoder = "nvenc"
+
+    def drawn_by(sink: Kept) -> list[Frame | DeviceFrame]:
+        frames: list[Frame | DeviceFrame] = list(bright_frames()[:50])
+        frames[::2] = [frame_to_device(frame, HOST) for frame in frames[::2]]
+        analyse(
+            device_route(
+                frames,
+                look=looking_on_device(bundle),
+                scorer=DeviceScorer(ToyDeviceEngine()),
+                batch=4,
+                watch=StopWatch(),
+            ),
+            fuser=make_fuser(bundle),
+            tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
+            overlay=Overlay(SIZE, Colour("bt601", full_range=True), enter=bundle.alert["enter"]),
+            sink=sink,
+            on_frame=lambda *_: None,
+            on_alert=lambda _: None,
+            watch=StopWatch(),
+        )
+        return list(sink)
+
+    on_host, mixed = drawn_by(Kept()), drawn_by(Nvenc())
+    assert all(isinstance(frame, Frame) for frame in on_host)
+    assert [type(frame) for frame in mixed] == [DeviceFrame, Frame] * 25
+    for expected, frame in zip(on_host, mixed, strict=True):
+        got = frame.on_host() if isinstance(frame, DeviceFrame) else frame
+        for plane in ("y", "u", "v"):
+            np.testing.assert_array_equal(getattr(got, plane), getattr(expected, plane))
+
+
+def test_a_run_with_an_engine_that_takes_frames_on_a_device_leaves_the_same_results(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """The torch engine on the CPU in place of a GPU: the whole way, from file to files."""
+    video = make_video(tmp_path / "a.mp4", frames=30, audio="aac")
+    torch_engine = make_engine(bundle, HostQueue(), BuildOptions("fp32", (1, 4, 8)))
+    on_device = SelectedEngine(torch_engine, check_parity(torch_engine, bundle), ())
+    assert on_device.on_device is torch_engine
+    results = {}
+    for name, engine in (("host", open_engine(bundle, device="cpu")), ("device", on_device)):
+        files = OutputFiles(tmp_path / name, "a")
+        results[name] = run(video, files, bundle=bundle, engine=engine, options=RunOptions())
+    assert results["device"].frames == results["host"].frames == 30
+    assert results["device"].warnings == results["host"].warnings
+    rows = {
+        name: list(csv.DictReader((tmp_path / name / "a.scores.csv").read_text().splitlines()))
+        for name in ("host", "device")
+    }
+    for one, other in zip(rows["device"], rows["host"], strict=True):
+        for column in one:
+            if column in ("frame", "pts", "seconds", "state", "quality"):
+                assert one[column] == other[column]
+            else:
+                assert float(one[column]) == pytest.approx(float(other[column]), abs=2e-3)
+    record = json.loads((tmp_path / "device/a.run.json").read_text())
+    assert record["video"] == {
+        "decoder": "software", "decoder_notes": [], "encoder": "x264", "encoder_note": "",
+    }  # fmt: skip
+    assert record["engine"]["name"] == "torch"
 
 
 def test_recordings_on_one_device_share_a_call_and_keep_their_scores(bundle: Bundle) -> None:
@@ -397,7 +456,9 @@ def test_recordings_on_one_device_share_a_call_and_keep_their_scores(bundle: Bun
     scorer = DeviceScorer(engine)
     look = looking_on_device(bundle)
     lumas = ((10, 20), (200,), (90, 120, 150))
-    recordings = [look([on_device(frame_of(0, luma)) for luma in each]) for each in lumas]
+    recordings = [
+        look([frame_to_device(frame_of(0, luma), HOST) for luma in each]) for each in lumas
+    ]
     with ThreadPoolExecutor(3) as pool:
         begun = [pool.submit(scorer.begin, recordings[0])]
         while not engine.batches:
@@ -423,7 +484,7 @@ def test_a_score_of_a_device_that_is_not_finite_is_an_error(bundle: Bundle) -> N
             return output
 
     route = device_route(
-        map(on_device, bright_frames()),
+        bright_frames(),  # of the host: they go up
         look=looking_on_device(bundle),
         scorer=DeviceScorer(Broken()),
         batch=4,

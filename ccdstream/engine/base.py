@@ -22,6 +22,7 @@ from ccdstream.errors import EngineError
 from ccdstream.frames import VIEW_SIZE
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Device = Literal["cpu", "cuda"]
@@ -90,6 +91,10 @@ class Engine(Protocol):
 
 class DeviceEngine(Engine, Protocol):
     """An engine that also takes what is in the GPU's memory already."""
+
+    @property
+    def place(self) -> "torch.device":
+        """The GPU that `run_on_device` reads from and writes to."""
 
     @property
     def max_batch(self) -> int:

@@ -194,6 +194,11 @@ class BatchedEngine:
                 for each in (inputs, outputs)
             )
 
+    @property
+    def place(self) -> "torch.device":
+        """See `DeviceEngine.place`."""
+        return self._queue.device
+
     def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
         """Score a batch of any size; see `Engine.run`."""
         check_inputs(frames, valid)

@@ -79,11 +79,11 @@ def open_engine(
     threads: int | None = None,
     build: BuildOptions | None = None,
 ) -> OnnxRuntimeEngine:
-    """Load a bundle's program for the CPU or the first GPU.
+    """Load a bundle's program for the CPU or a GPU.
 
     Args:
         threads: most threads to compute with on the CPU; None for one per core.
-        build: of no use here.
+        build: which GPU; the rest is of no use here.
 
     Raises:
         EngineError: ONNX Runtime is not here, or cannot load the program, or cannot use the GPU.
@@ -99,7 +99,9 @@ def open_engine(
         options.intra_op_num_threads = threads
     # Idle threads sleep: spinning ones would take the cores of the decoder and the encoder.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    settings = _CUDA_SETTINGS if device == "cuda" else {}
+    settings = {}
+    if device == "cuda":
+        settings = {"device_id": str((build or BuildOptions()).gpu), **_CUDA_SETTINGS}
     try:
         session = onnxruntime.InferenceSession(
             str(bundle.program), options, providers=[(provider, settings)]

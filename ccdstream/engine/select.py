@@ -6,13 +6,20 @@ over for which reason.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 
 from ccdstream.bundle import Bundle
 from ccdstream.engine import onnxruntime, openvino, tensorrt, torch_cuda, torch_tensorrt
-from ccdstream.engine.base import BuildOptions, Device, Engine, EngineInfo, EngineOutput
+from ccdstream.engine.base import (
+    BuildOptions,
+    Device,
+    DeviceEngine,
+    Engine,
+    EngineInfo,
+    EngineOutput,
+)
 from ccdstream.engine.parity import Parity, Reference, check_parity
 from ccdstream.errors import EngineError
 
@@ -99,6 +106,12 @@ class SelectedEngine:
     def version(self) -> str:
         """Version of the engine's library."""
         return self.engine.version
+
+    @property
+    def on_device(self) -> DeviceEngine | None:
+        """The engine as one that takes what is in the GPU's memory; None where it does not."""
+        taken = hasattr(self.engine, "run_on_device")
+        return cast(DeviceEngine, self.engine) if taken else None
 
     @property
     def reason(self) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ccdstream.engine.base import DeviceEngine
-from ccdstream.frames import DeviceBatch, Scored
+from ccdstream.frames import Scored
 from ccdstream.gpu.transfer import ToHost
+from ccdstream.gpu.view import DeviceViews
 from ccdstream.score import MIN_VALID_SHARE, not_finite
 from ccdstream.workers import Joined
 
@@ -35,11 +36,16 @@ class DeviceScorer:
         self._joined = Joined(self._begin, size=lambda views: len(views.frames), most=self.most)
 
     @property
+    def place(self) -> "torch.device":
+        """The GPU that the views must be on."""
+        return self._engine.place
+
+    @property
     def most(self) -> int:
         """Views in one call of the engine."""
         return self._engine.max_batch
 
-    def begin(self, views: DeviceBatch) -> "Scoring":
+    def begin(self, views: DeviceViews) -> "Scoring":
         """Queue the scoring of `views`, at most `most`; waits only while enough is queued.
 
         Raises:
@@ -47,7 +53,7 @@ class DeviceScorer:
         """
         return self._joined(views)
 
-    def _begin(self, callers: list[DeviceBatch]) -> list["Scoring"]:
+    def _begin(self, callers: list[DeviceViews]) -> list["Scoring"]:
         import torch
 
         while len(self._ahead) >= _CALLS_AHEAD:

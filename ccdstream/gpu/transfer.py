@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ccdstream.frames import DeviceFrame, Frame
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -18,6 +20,14 @@ def to_device(array: np.ndarray, device: "torch.device") -> "Tensor":
 
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def frame_to_device(frame: Frame, device: "torch.device") -> DeviceFrame:
+    """A frame of the host's as a GPU's decoder leaves it: one copy of luma and one of chroma."""
+    uv = np.stack([frame.u, frame.v], axis=-1)
+    y = np.array(frame.y)  # the decoder's own memory may be read-only, and is not pinned
+    planes = to_device(y, device), to_device(uv, device)
+    return DeviceFrame(*planes, frame.pts, frame.time_base, frame.colour)
 
 
 class ToHost:
