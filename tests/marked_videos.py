@@ -51,6 +51,7 @@ class Strip:
     device: Device = "cpu"
     version: str = "1.0"
     reason: str = "a test"
+    on_device: None = None
 
     def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
         grey = frames.mean(axis=1) / 255
