@@ -1,7 +1,12 @@
 """The torch engine gives what the program means, on the CPU in place of a GPU."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -184,6 +189,34 @@ def test_without_a_gpu_it_says_so(bundle) -> None:
         torch_cuda.open_engine(bundle, "cuda")
     (info,) = torch_cuda.probe()
     assert not info.installed and "NVIDIA driver" in info.note
+
+
+@pytest.mark.skipif(bool(find_gpus().found), reason="there is a GPU here")
+def test_a_gpu_that_torch_cannot_use_is_an_error_that_another_engine_can_follow() -> None:
+    with pytest.raises(EngineError, match=r"torch cannot use GPU 0 \(.+\)"):
+        GpuQueue(0)
+
+
+def test_one_graph_at_a_time_is_recorded_in_a_process(monkeypatch) -> None:
+    recording = 0
+
+    @contextmanager
+    def graph(*_: object, **__: object) -> Iterator[None]:
+        nonlocal recording
+        recording += 1
+        assert recording == 1
+        sleep(0.01)  # for the other thread to come in between
+        yield
+        recording -= 1
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    queues = [GpuQueue.__new__(GpuQueue) for _ in range(2)]
+    for queue in queues:
+        queue._stream = queue._graph_memory = None
+    with ThreadPoolExecutor(2) as pool:
+        for again in pool.map(lambda queue: queue.recorded(lambda: None), queues):
+            again()
 
 
 # What only a GPU can show

@@ -15,6 +15,7 @@ from ccdstream.engine.base import BuildOptions, Device, EngineOutput, check_inpu
 from ccdstream.engine.gpu import Gpu, find_gpus
 from ccdstream.errors import EngineError
 from ccdstream.frames import VIEW_SIZE
+from ccdstream.workers import one_at_a_time
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 WARM_UPS = 2
 """Runs before one is recorded: the first allocates and chooses kernels, which no graph may hold."""
+
+_RECORDING = one_at_a_time()
+"""Torch allows one recording at a time in a process, also where each is on a GPU of its own."""
 
 Work = Callable[["Tensor", "Tensor", "Sequence[Tensor]"], None]
 """Computes score, map and parts of frames and valid, all in the device's memory, into the tensors
@@ -57,12 +61,16 @@ class GpuQueue:
     """A stream of its own on one GPU; what is repeated is recorded as a CUDA graph."""
 
     def __init__(self, gpu: int = 0) -> None:
+        """Raises EngineError where torch cannot use that GPU."""
         import torch
 
         self.device = torch.device("cuda", gpu)
-        with torch.cuda.device(self.device):
-            self._stream = torch.cuda.Stream()
-            self._graph_memory = torch.cuda.graph_pool_handle()
+        try:
+            with torch.cuda.device(self.device):
+                self._stream = torch.cuda.Stream()
+                self._graph_memory = torch.cuda.graph_pool_handle()
+        except (AssertionError, RuntimeError) as error:  # AssertionError: a torch without CUDA
+            raise EngineError(f"torch cannot use GPU {gpu} ({one_line(error)})") from error
 
     @property
     def stream(self) -> int:
@@ -92,18 +100,19 @@ class GpuQueue:
         """See `Queue.recorded`."""
         import torch
 
-        for _ in range(WARM_UPS):
-            work()
         graph = torch.cuda.CUDAGraph()
-        # Graphs share the memory of what lies between: they never run at the same time, and what
-        # they read and write is not in it. Other threads may allocate while this one records.
-        with torch.cuda.graph(
-            graph,
-            pool=self._graph_memory,
-            stream=self._stream,
-            capture_error_mode="thread_local",
-        ):
-            work()
+        with _RECORDING:
+            for _ in range(WARM_UPS):
+                work()
+            # Graphs share the memory of what lies between: they never run at the same time, and
+            # what they read and write is not in it. Other threads may allocate meanwhile.
+            with torch.cuda.graph(
+                graph,
+                pool=self._graph_memory,
+                stream=self._stream,
+                capture_error_mode="thread_local",
+            ):
+                work()
         graph.replay()  # recording computes nothing
         return graph.replay
 
