@@ -427,6 +427,20 @@ def test_a_build_that_fails_says_what_the_library_logged(bundle, api, options) -
     assert not list(options.cache.glob("*.engine"))
 
 
+@pytest.mark.parametrize("kind", ["Builder", "Runtime"])
+def test_a_library_that_does_not_start_is_an_error_and_no_bug(
+    bundle, api, options, monkeypatch, kind
+) -> None:
+    """Where the driver is too old for it, say: what the bindings of TensorRT raise then."""
+
+    def refuse(_: Any) -> Any:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(api, kind, refuse)
+    with pytest.raises(EngineError, match=r"^tensorrt .*(does not start|does not load)"):
+        opened(bundle, api, options)
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [

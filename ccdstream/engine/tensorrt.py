@@ -186,7 +186,7 @@ def build_engine(
     """
     api = library.api
     log = _cleared_log(library)
-    builder = api.Builder(log)
+    builder = _started(api.Builder, log)
     if builder is None:
         raise EngineError(f"{library.package} does not start: {log.told}")
     strongly_typed = 1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -295,9 +295,18 @@ class _Loaded:
 def _deserialized(library: Library, engine: bytes) -> _Loaded | None:
     """The engine, ready on the current GPU; None where the library refuses it."""
     log = _cleared_log(library)
-    runtime = library.api.Runtime(log)
+    runtime = _started(library.api.Runtime, log)
     loaded = None if runtime is None else runtime.deserialize_cuda_engine(engine)
     return None if loaded is None else _Loaded(loaded, runtime)
+
+
+def _started(kind: Any, log: Any) -> Any | None:
+    """A builder or runtime; None where the library gives none, for instance because the driver is
+    too old for it: its binding raises a TypeError then, which says no more than "nullptr"."""
+    try:
+        return kind(log)
+    except TypeError:
+        return None
 
 
 def _check_tensors(
