@@ -10,6 +10,7 @@ import torch
 from onnx import TensorProto, helper
 
 from ccdstream.bundle import load_bundle
+from ccdstream.engine import torch_program as torch_program_module
 from ccdstream.engine.base import OUTPUTS
 from ccdstream.engine.torch_program import torch_program
 from ccdstream.errors import EngineError
@@ -84,6 +85,12 @@ def test_the_module_can_be_exported_with_a_batch_of_any_size() -> None:
     with torch.no_grad():
         for got, wanted in zip(again(frames, valid), module(frames, valid), strict=True):
             torch.testing.assert_close(got, wanted)
+
+
+def test_sizes_are_gathered_without_reading_places_off_the_device() -> None:
+    """Which would wait for a GPU, and end the recording of a graph."""
+    gather, _ = torch_program_module._gather({}, [None, np.array([0, 2])])
+    assert gather([8, 3, 256], torch.empty(2, device="meta")) == [8, 256]
 
 
 def test_what_is_no_onnx_file_is_refused() -> None:

@@ -385,10 +385,11 @@ def _gather(attributes: Attributes, known: Known) -> Built:
         at = int(index)
         return (lambda x: x[at] if isinstance(x, list) else x.select(axis, at)), 1
     shape = list(index.shape)
+    places = [int(place) for place in index.flat]  # to read them off a GPU would wait for it
 
     def step(x: Tensor | Shape, index: Tensor) -> Any:
         if isinstance(x, list):
-            return [x[int(i)] for i in index]
+            return [x[place] for place in places]
         taken = torch.index_select(x, axis, index.reshape(-1))
         return taken.reshape([*x.shape[:axis], *shape, *x.shape[axis + 1 :]])
 
