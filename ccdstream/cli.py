@@ -325,16 +325,23 @@ def _open_engines(
     calibration: Sequence[Path],
     quiet: bool,
 ) -> "tuple[Bundle, list[SelectedEngine]]":
-    """A bundle, and an engine for it on each GPU, or on the CPU; `most` of them."""
+    """A bundle, and an engine for it on each GPU, or on the CPU; `most` of them.
+
+    A GPU beside the first that cannot be used is left out, with a word.
+    """
     open_model = partial(
         _open_model, model, precision=precision, calibration=calibration, quiet=quiet
     )
     bundle, first = open_model(device, engine)
     if first.device == "cpu":
         return bundle, [first]
-    name = EngineName(first.name)
-    gpus = range(1, min(_gpu_count(), most))
-    return bundle, [first, *(open_model(Device.cuda, name, gpu=gpu)[1] for gpu in gpus)]
+    engines = [first]
+    for gpu in range(1, min(_gpu_count(), most)):
+        try:
+            engines.append(open_model(Device.cuda, EngineName(first.name), gpu=gpu)[1])
+        except EngineError as error:
+            _say(f"warning: GPU {gpu} is left out: {error}")
+    return bundle, engines
 
 
 def _gpu_count() -> int:
@@ -1152,5 +1159,5 @@ def doctor(as_json: Json = False) -> None:
     with _command():
         from ccdstream import doctor as examination
 
-        found = examination.report()
+        found = examination.report(say=_say)
         _tell(json.dumps(found) if as_json else "\n".join(examination.lines(found)))

@@ -9,12 +9,14 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ccdstream import __version__
 from ccdstream.bundle import default_bundle_path, load_bundle
+from ccdstream.engine.base import BuildOptions
 from ccdstream.engine.gpu import find_gpus
 from ccdstream.engine.select import available, open_engine
 from ccdstream.errors import CcdstreamError
@@ -43,11 +45,14 @@ ENVIRONMENT = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "CUDA_VIS
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def report(model: Path | None = None) -> dict[str, Any]:
+def report(
+    model: Path | None = None, *, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """What is here, and what would be used.
 
     Args:
         model: the bundle to choose an engine for; None for the default bundle.
+        say: told when an engine is compiled for it, which can take minutes.
 
     Returns:
         A dict of plain values. What is not known is None, and each "problem" is a sentence that is
@@ -65,7 +70,7 @@ def report(model: Path | None = None) -> dict[str, Any]:
         "ffmpeg": _ffmpeg(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         "engines": [asdict(info) for info in available()],
-        "model": _model(model),
+        "model": _model(model, say),
     }
 
 
@@ -125,7 +130,7 @@ def _engine_line(info: dict[str, Any]) -> str:
     return f"{info['name']} on {info['device']}: {state}"
 
 
-def _model(path: Path | None) -> dict[str, str | None]:
+def _model(path: Path | None, say: Callable[[str], None]) -> dict[str, str | None]:
     """The bundle at `path`, and the engine that would run it."""
     found: dict[str, str | None] = {
         "path": str(path or default_bundle_path()),
@@ -138,7 +143,7 @@ def _model(path: Path | None) -> dict[str, str | None]:
     try:
         bundle = load_bundle(path)
         found["id"] = bundle.model_id
-        engine = open_engine(bundle)
+        engine = open_engine(bundle, build=BuildOptions(say=say))
     except CcdstreamError as error:  # what is wrong is what a report is for
         return {**found, "problem": str(error)}
     return {

@@ -27,7 +27,7 @@ from ccdstream.cli import app, model_app
 from ccdstream.encode import VideoSink
 from ccdstream.engine.gpu import find_gpus
 from ccdstream.engine.select import ENGINE_NAMES
-from ccdstream.errors import OutputError
+from ccdstream.errors import EngineError, OutputError
 from tests.bundles import ToyEngine, write_toy_bundle
 from tests.commands import (
     bright_between,
@@ -314,6 +314,29 @@ def test_each_recording_is_analysed_on_one_of_the_gpus(
         12 * taken.count("GPU 1"),
     ]
     assert len(cards) == 2 and set(taken) == {"GPU 0", "GPU 1"}
+
+
+def test_a_further_gpu_that_cannot_be_used_is_left_out_with_a_word(
+    here: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(shelf / "toy")
+
+    def open_model(*_: object, gpu: int = 0, **__: object) -> Any:
+        if gpu == 1:
+            raise EngineError("torch cannot use GPU 1 (busy)")
+        return bundle, Card(gpu)
+
+    monkeypatch.setattr(cli, "_open_model", open_model)
+    monkeypatch.setattr(cli, "_gpu_count", lambda: 3)
+    monkeypatch.setattr(Card, "name", "onnxruntime")
+    names = [f"{k}.mp4" for k in range(4)]
+    for name in names:
+        shutil.copy("calm.mp4", name)
+    result = ccdstream("run", *names, "-o", "out", "--video", "none")
+    assert result.exit_code == 0
+    assert "warning: GPU 1 is left out: torch cannot use GPU 1 (busy)" in result.stderr
+    taken = [json.loads(Path(f"out/{k}.run.json").read_text())["engine"]["taken"] for k in range(4)]
+    assert set(taken) == {"GPU 0", "GPU 2"}
 
 
 def test_no_more_gpus_are_opened_than_recordings(

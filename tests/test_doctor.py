@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from ccdstream import __version__, doctor
-from ccdstream.engine.select import BACKENDS
+from ccdstream.bundle import Bundle
+from ccdstream.engine import select
+from ccdstream.engine.base import BuildOptions
+from ccdstream.engine.select import BACKENDS, SelectedEngine
 from tests.bundles import write_toy_bundle
 
 
@@ -110,6 +113,18 @@ def test_a_model_that_no_engine_runs_is_a_line_and_not_an_error(tmp_path) -> Non
     assert found["model"]["id"].startswith("toy-")
     assert "no engine can run" in found["model"]["problem"]
     assert any("no engine can run" in line for line in doctor.lines(found))
+
+
+def test_it_says_when_an_engine_is_compiled_for_the_report(model: Path, monkeypatch) -> None:
+    said: list[str] = []
+
+    def open_engine(bundle: Bundle, *, build: BuildOptions) -> SelectedEngine:
+        build.say("compiling")
+        return select.open_engine(bundle, device="cpu")
+
+    monkeypatch.setattr(doctor, "open_engine", open_engine)
+    doctor.report(model, say=said.append)
+    assert said == ["compiling"]
 
 
 def test_a_system_without_proc_gives_not_known(found, monkeypatch) -> None:

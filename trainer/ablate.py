@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ccdstream.bundle import load_bundle
-from ccdstream.engine.base import Device
+from ccdstream.engine.base import BuildOptions, Device
 from ccdstream.engine.select import open_engine
 from ccdstream.errors import ConfigError, EngineError, OutputError
 from trainer.augment import STRONG
@@ -308,7 +308,7 @@ def ablate(
             )
         bundle = load_bundle(bundle_folder)
         say(f"measuring {bundle.model_id}")
-        engine = open_engine(bundle, device=device)
+        engine = open_engine(bundle, device=device, build=BuildOptions(say=say))
         return evaluate(data, bundle, engine, folder, only=wanted, overwrite=True)
 
     found = find_data(data)
