@@ -284,9 +284,15 @@ def device_route(
 
     Args:
         batch: at most what the engine takes is used.
+
+    Raises:
+        EngineError: the GPU failed, in a stage or in what the block does with the frames.
     """
+    from ccdstream.gpu.transfer import device_failures
+
     size = min(batch, scorer.most)
     with (
+        device_failures(),
         prefetch(_looked_on_device(frames, look, scorer.place, size, watch), depth=1) as batches,
         prefetch(_begun(batches, scorer, watch), depth=1) as begun,
     ):

@@ -494,6 +494,21 @@ def test_a_score_of_a_device_that_is_not_finite_is_an_error(bundle: Bundle) -> N
         all_of(route, bundle, SIZE)
 
 
+def test_too_little_memory_on_the_device_is_an_error_on_one_line(bundle: Bundle) -> None:
+    def look(frames: Sequence[DeviceFrame]) -> DeviceViews:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nGPU 0 has 80 GiB")
+
+    route = device_route(
+        bright_frames(),
+        look=look,
+        scorer=DeviceScorer(ToyDeviceEngine()),
+        batch=4,
+        watch=StopWatch(),
+    )
+    with pytest.raises(EngineError, match=r"^the GPU failed \(CUDA out of memory\.\)\. Use"):
+        all_of(route, bundle, SIZE)
+
+
 def test_results_are_named_after_the_recording() -> None:
     files = OutputFiles(Path("x"), "case.12")
     assert [p.name for p in files.all("none")] == [

@@ -3,10 +3,14 @@
 The same lines run on torch's CPU device, where nothing is copied.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ccdstream.engine.base import one_line
+from ccdstream.errors import EngineError
 from ccdstream.frames import DeviceFrame, Frame
 
 if TYPE_CHECKING:
@@ -28,6 +32,20 @@ def frame_to_device(frame: Frame, device: "torch.device") -> DeviceFrame:
     y = np.array(frame.y)  # the decoder's own memory may be read-only, and is not pinned
     planes = to_device(y, device), to_device(uv, device)
     return DeviceFrame(*planes, frame.pts, frame.time_base, frame.colour)
+
+
+@contextmanager
+def device_failures() -> Iterator[None]:
+    """Tell a failure of the GPU, for instance for want of memory, as an EngineError."""
+    import torch
+
+    try:
+        yield
+    except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
+        raise EngineError(
+            f"the GPU failed ({one_line(error)}). Use a smaller --batch, fewer --jobs or --device "
+            "cpu."
+        ) from error
 
 
 class ToHost:
