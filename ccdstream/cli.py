@@ -958,7 +958,7 @@ def compile_engine(
             batch=profile,
             calibration=calibration or (),
         )
-        _tell(f"{loaded.model_id} in {precision.value}: {selected.reason}")
+        _tell(f"{loaded.model_id}: {selected.reason}")
 
 
 @app.command(no_args_is_help=True)

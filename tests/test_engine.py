@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -321,6 +322,18 @@ def test_the_first_that_works_is_taken(bundle) -> None:
     engine = open_engine(bundle, backends=[fast, slow])
     assert (engine.name, engine.device, engine.passed_over) == ("fast", "cuda", ())
     assert engine.reason.startswith("fast 1.0 on cuda: largest differences over 3 golden frames")
+
+
+def test_the_precision_is_told_of_engines_that_take_one_and_of_no_other(bundle) -> None:
+    other = backend("whole", "cuda", "works")
+    halves = replace(other, name="halves", takes_precision=True)
+    build = BuildOptions("fp16")
+    engine = open_engine(bundle, build=build, backends=[halves])
+    assert engine.precision == "fp16"
+    assert engine.reason.startswith("whole 1.0 on cuda in fp16: largest")
+    engine = open_engine(bundle, build=build, backends=[other])
+    assert engine.precision is None
+    assert engine.reason.startswith("whole 1.0 on cuda: largest")
 
 
 def test_what_is_passed_over_is_told_with_its_reason(bundle) -> None:

@@ -19,6 +19,7 @@ from ccdstream.engine.base import (
     Engine,
     EngineInfo,
     EngineOutput,
+    Precision,
 )
 from ccdstream.engine.parity import Parity, Reference, check_parity
 from ccdstream.errors import EngineError
@@ -47,17 +48,22 @@ class Backend:
     probe: Callable[[], list[EngineInfo]]
     by_name_only: bool = False
     """Whether `auto` leaves it out."""
+    takes_precision: bool = False
+    """Whether it computes in the precision asked for; the others run the program as it is."""
 
 
 BACKENDS: tuple[Backend, ...] = (
-    Backend(tensorrt.NAME, "cuda", tensorrt.open_engine, tensorrt.probe),
-    Backend(torch_cuda.NAME, "cuda", torch_cuda.open_engine, torch_cuda.probe),
+    Backend(tensorrt.NAME, "cuda", tensorrt.open_engine, tensorrt.probe, takes_precision=True),
+    Backend(
+        torch_cuda.NAME, "cuda", torch_cuda.open_engine, torch_cuda.probe, takes_precision=True
+    ),
     Backend(
         torch_tensorrt.NAME,
         "cuda",
         torch_tensorrt.open_engine,
         torch_tensorrt.probe,
         by_name_only=True,
+        takes_precision=True,
     ),
     Backend("onnxruntime", "cuda", onnxruntime.open_engine, onnxruntime.probe),
     Backend("openvino", "cpu", openvino.open_engine, openvino.probe),
@@ -91,6 +97,8 @@ class SelectedEngine:
     parity: Parity
     passed_over: tuple[PassedOver, ...]
     """What comes before it in the order of preference."""
+    precision: Precision | None = None
+    """What its networks compute in; None where it runs the program as it is, in single."""
 
     @property
     def name(self) -> str:
@@ -116,7 +124,8 @@ class SelectedEngine:
     @property
     def reason(self) -> str:
         """What was taken and why, on one line."""
-        taken = f"{self.name} {self.version} on {self.device}: {self.parity}"
+        precision = f" in {self.precision}" if self.precision else ""
+        taken = f"{self.name} {self.version} on {self.device}{precision}: {self.parity}"
         return f"{taken}. Passed over {_told(self.passed_over)}." if self.passed_over else taken
 
     def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
@@ -166,7 +175,8 @@ def open_engine(
             passed_over.append(PassedOver(backend.name, backend.device, str(error)))
             continue
         if parity.passed:
-            return SelectedEngine(candidate, parity, tuple(passed_over))
+            precision = (build or BuildOptions()).precision if backend.takes_precision else None
+            return SelectedEngine(candidate, parity, tuple(passed_over), precision)
         passed_over.append(
             PassedOver(backend.name, backend.device, f"not in parity: {', '.join(parity.failures)}")
         )
