@@ -459,16 +459,26 @@ def _open_model(
 
     bundle = load_bundle(model)
     check_bundle(bundle)
-    views = reference = None
+    views = reference = trusted = None
     if calibration:
         views = calibration_views(find_images(calibration), bundle)
-        reference = refer(views, open_engine(bundle, device="cpu"))
+        trusted = open_engine(bundle, device="cpu")
+        reference = refer(views, trusted)
     build = BuildOptions(
         precision.value, batch, gpu, calibration=views, say=(lambda _: None) if quiet else _say
     )
     chosen = open_engine(
         bundle, device=device.value, engine=engine.value, build=build, reference=reference
     )
+    if not quiet:
+        on = f"{chosen.name} on {chosen.device}"
+        if chosen.precision is None and precision is PrecisionName.int8:
+            _say(f"warning: {on} computes in fp32; --precision is for the engines of a GPU.")
+        if trusted is not None and trusted.name == chosen.name and chosen.device == "cpu":
+            _say(
+                f"warning: the frames of --calibration are compared with {on}, and so with "
+                "itself. Name another --engine to compare."
+            )
     return bundle, chosen
 
 
@@ -1029,7 +1039,7 @@ def evaluate(
     ] = None,
     device: DeviceOption = Device.auto,
     engine: EngineOption = EngineName.auto,
-    precision: PrecisionOption = PrecisionName.fp16,
+    precision: PrecisionOption = PrecisionName.fp32,
     calibration: CalibrationOption = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

@@ -499,6 +499,9 @@ def run(
             )
             result.interrupted = stopped()
             result.warnings = source.problems.sentences()
+            overlay = files.path("overlay.mp4")
+            if sink is None and overlay.exists():
+                result.warnings.append(f"{show_path(overlay)} is of an earlier run")
             if sink is not None:
                 sink.chapters(
                     [

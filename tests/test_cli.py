@@ -860,15 +860,27 @@ def test_an_engine_can_be_asked_for_by_name(here: Path, shelf: Path) -> None:
     assert "files whole; onnxruntime " in result.stdout and "Passed over" not in result.stdout
 
 
+def test_a_precision_that_a_cpu_does_not_take_is_not_passed_over_in_silence(shelf: Path) -> None:
+    result = ccdstream("model", "verify", shelf / "toy", "--device", "cpu", "--precision", "int8")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "warning: openvino on cpu computes in fp32; --precision is for the engines of a GPU.\n"
+    )
+
+
 def test_verify_compares_normal_frames_too(here: Path, shelf: Path) -> None:
     images = here / "normal"
     images.mkdir()
     for seed in (1, 2):
         rgb = np.random.default_rng(seed).integers(0, 256, (64, 80, 3), dtype=np.uint8)
         cv2.imwrite(str(images / f"{seed}.png"), rgb)
-    result = ccdstream("model", "verify", shelf / "toy", "--calibration", images)
+    compare = ["model", "verify", shelf / "toy", "--device", "cpu", "--calibration", images]
+    result = ccdstream(*compare, "--engine", "onnxruntime")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "3 golden frames and 2 normal ones" in result.stdout
+    with_itself = ccdstream(*compare, "--engine", "openvino")
+    assert with_itself.exit_code == 0
+    assert "compared with openvino on cpu, and so with itself" in with_itself.stderr
     missing = ccdstream("model", "verify", shelf / "toy", "--calibration", here / "gone")
     assert "no such file" in refusal(missing)
 

@@ -25,6 +25,7 @@ KEY = EngineKey(
     driver="580.95.05",
     precision="fp16",
     batch="1,8,32",
+    recipe="ccdstream 0.1.0",
 )
 
 
@@ -61,9 +62,13 @@ def test_an_empty_cache_has_nothing_and_says_nothing(tmp_path) -> None:
         ({"version": "11.4.0"}, "it was made for tensorrt 11.1.0, this is 11.4.0"),
         ({"gpu": "NVIDIA A100"}, "it was made for NVIDIA H100, this is NVIDIA A100"),
         ({"compute_capability": "9.1"}, "it was made for compute capability 9.0, this is 9.1"),
+        (
+            {"recipe": "ccdstream 0.2.0"},
+            "it was made for ccdstream 0.1.0, this is ccdstream 0.2.0",
+        ),
         ({"gpu": "NVIDIA A100", "driver": "1"}, "it was made for NVIDIA H100, this is NVIDIA A100"),
     ],
-    ids=["driver", "version", "gpu", "compute capability", "the first of two"],
+    ids=["driver", "version", "gpu", "compute capability", "ccdstream", "the first of two"],
 )
 def test_an_engine_made_for_something_else_is_rebuilt_and_a_line_says_why(
     kept, change, why

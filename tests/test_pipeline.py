@@ -519,3 +519,15 @@ def test_results_are_named_after_the_recording() -> None:
         "case.12.run.json",
     ]
     assert files.all("overlay")[-1].name == "case.12.overlay.mp4"
+
+
+def test_an_overlay_of_an_earlier_run_is_not_taken_for_one_of_this(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    video = make_video(tmp_path / "a.mp4")
+    engine = open_engine(bundle, device="cpu")
+    files = OutputFiles(tmp_path / "out", "a")
+    run(video, files, bundle=bundle, engine=engine, options=RunOptions())
+    again = RunOptions(video="none", overwrite=True)
+    result = run(video, files, bundle=bundle, engine=engine, options=again)
+    assert [w for w in result.warnings if w.endswith("a.overlay.mp4 is of an earlier run")]

@@ -1,6 +1,6 @@
 """What ccdstream makes of a GPU, beside the least time that arithmetic and memory allow.
 
-    python tools/bench_gpu.py --out FOLDER [--device cuda] [--minutes 9 [--resume]] [--dry-run]
+    python -m tools.bench_gpu --out FOLDER [--device cuda] [--minutes 9 [--resume]] [--dry-run]
 
 The floors come first: this machine's rate of matrix products and of copies as measured, and what
 each program needs of both as counted from its graph (`tools/count_ops.py`). Then the default bundle
@@ -934,7 +934,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             arguments.out,
             "cuda" if on_gpu else "cpu",
             DRY if arguments.dry_run else Plan(),
-            command=shlex.join(["python", "tools/bench_gpu.py", *given]),
+            command=shlex.join(["python", "-m", "tools.bench_gpu", *given]),
             commit=arguments.commit or bench_run.commit(),
             dry_run=arguments.dry_run,
             deadline=time.monotonic() + 60 * arguments.minutes,

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from ccdstream.bundle import load_bundle
 from ccdstream.engine.base import (
@@ -22,6 +21,7 @@ from ccdstream.engine.base import (
     Device,
     EngineOutput,
     Precision,
+    import_library,
 )
 from ccdstream.engine.parity import check_parity, refer
 from ccdstream.engine.precision import program_in
@@ -35,10 +35,11 @@ PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
 class CpuEngine:
     """A program as it is, in ONNX Runtime."""
 
-    name, version = "onnxruntime", onnxruntime.__version__
+    name, version = "onnxruntime", ""
     device: Device = "cpu"
 
     def __init__(self, program: bytes) -> None:
+        onnxruntime = import_library("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(program, options)

@@ -308,7 +308,7 @@ def ablate(
             )
         bundle = load_bundle(bundle_folder)
         say(f"measuring {bundle.model_id}")
-        engine = open_engine(bundle, device=device, build=BuildOptions(say=say))
+        engine = open_engine(bundle, device=device, build=BuildOptions("fp32", say=say))
         return evaluate(data, bundle, engine, folder, only=wanted, overwrite=True)
 
     found = find_data(data)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from ccdstream import __version__
 from ccdstream.engine.base import BuildOptions
 from ccdstream.engine.gpu import Gpu, driver_version
 from ccdstream.errors import show_path
@@ -44,6 +45,8 @@ class EngineKey:
     precision: str
     batch: str
     """Least, usual and most views in a call."""
+    recipe: str
+    """Version of ccdstream, which sets the library's options."""
 
     def slot(self) -> str:
         """File name of its entry. A newer library or driver takes the place of the older; GPUs of
@@ -59,6 +62,7 @@ class EngineKey:
             ("compute capability ", made_for.compute_capability, self.compute_capability),
             ("driver ", made_for.driver, self.driver),
             (f"{self.library} ", made_for.version, self.version),
+            ("", made_for.recipe, self.recipe),
         ):
             if theirs != ours:
                 return f"it was made for {what}{theirs}, this is {ours}"
@@ -78,6 +82,7 @@ def engine_key(
         driver=driver_version(),
         precision=options.precision,
         batch=",".join(map(str, options.batch)),
+        recipe=f"ccdstream {__version__}",
     )
 
 

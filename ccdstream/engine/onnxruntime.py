@@ -28,6 +28,7 @@ _CUDA_SETTINGS = {
     # The default tries every algorithm anew for each size of batch, the last one of a file too.
     "cudnn_conv_algo_search": "HEURISTIC",
 }
+_FOR_CUDA = "pip install onnxruntime-gpu"
 _ERRORS_ONLY = 3
 """ONNX Runtime's log level: warnings on stderr would tear the progress line apart."""
 
@@ -59,8 +60,9 @@ def probe() -> list[EngineInfo]:
     try:
         onnxruntime = _import()
     except EngineError as error:
+        why = find_gpus().problem or str(error).replace("pip install onnxruntime", _FOR_CUDA)
         return [
-            EngineInfo(NAME, "cuda", False, None, str(error)),
+            EngineInfo(NAME, "cuda", False, None, why),
             EngineInfo(NAME, "cpu", False, None, str(error)),
         ]
     version = onnxruntime.__version__
@@ -88,6 +90,8 @@ def open_engine(
     Raises:
         EngineError: ONNX Runtime is not here, or cannot load the program, or cannot use the GPU.
     """
+    if device == "cuda" and (problem := find_gpus().problem):
+        raise EngineError(problem)
     onnxruntime = _import()
     if device == "cuda":
         _check_cuda(onnxruntime)
@@ -127,7 +131,7 @@ def _check_cuda(onnxruntime: Any) -> None:
     if problem := find_gpus().problem:
         raise EngineError(problem)
     if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
-        raise EngineError("this onnxruntime is built without CUDA; pip install onnxruntime-gpu")
+        raise EngineError(f"this onnxruntime is built without CUDA; {_FOR_CUDA}")
 
 
 def _import() -> Any:

@@ -354,7 +354,9 @@ def _pad(attributes: Attributes, known: Known) -> Built:
     pads = _wanted(known, 1)
     rank = len(pads) // 2
     before, after = pads[:rank], pads[rank:]
-    if mode != "constant":  # torch pads the axes of space alone
+    if mode not in ("constant", "reflect"):
+        raise ValueError(mode)
+    if mode == "reflect":  # torch pads the axes of space alone
         if any(before[:2]) or any(after[:2]):
             raise ValueError(f"{mode} of batch or channels")
         before, after = before[2:], after[2:]

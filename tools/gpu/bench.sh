@@ -34,5 +34,5 @@ mkdir -p "$out"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 use_wheels "$wheels" "$scratch/site"
-"$python" "$root/tools/bench_gpu.py" --out "$out" --minutes "$minutes" "${more[@]}" "${dry[@]}" \
+"$python" -m tools.bench_gpu --out "$out" --minutes "$minutes" "${more[@]}" "${dry[@]}" \
     2> >(tee "$out/bench.log" >&2)

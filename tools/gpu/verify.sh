@@ -38,6 +38,10 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 use_wheels "$wheels" "$scratch/site"
 [ -z "$dry" ] || export CUDA_VISIBLE_DEVICES=
+[ -n "$dry" ] || "$python" -c 'import sys, ccdstream.engine.gpu as g; sys.exit(g.find_gpus().problem or 0)' 2>/dev/null \
+    || fail "there is no GPU here to verify. Try the steps on a CPU with --dry-run."
+"$python" -c 'import pytest' 2>/dev/null \
+    || fail "this Python lacks pytest, which runs the cuda tests. Install it, or bring it by --wheels."
 
 failed=() # steps of this call
 step() { # NAME COMMAND...: runs it and notes how it ended, with the last line that it printed
