@@ -51,7 +51,7 @@ from ccdstream.engine.base import (
 from ccdstream.engine.gpu import find_gpus
 from ccdstream.engine.select import BACKENDS, ENGINE_NAMES, SelectedEngine, open_engine
 from ccdstream.errors import CcdstreamError
-from ccdstream.frames import Colour, DeviceFrame, Frame
+from ccdstream.frames import Colour, Frame
 from ccdstream.pipeline import Looker, RunOptions
 from ccdstream.quality import QualityLimits
 from ccdstream.report.files import write_text
@@ -425,6 +425,7 @@ def device_route(bundle: Bundle, engine: SelectedEngine, device: torch.device) -
     Raises:
         NotMeasured: the engine takes nothing from a GPU's memory.
     """
+    from ccdstream.gpu.transfer import frame_to_device
     from ccdstream.gpu.view import DeviceViewTracker
 
     inner: Any = engine.engine
@@ -434,17 +435,10 @@ def device_route(bundle: Bundle, engine: SelectedEngine, device: torch.device) -
     tracker = DeviceViewTracker(profile, QualityLimits.from_dict(bundle.quality), device)
 
     def score(frames: Sequence[Frame]) -> object:
-        views = tracker.update([on_device(frame, device) for frame in frames])
+        views = tracker.update([frame_to_device(frame, device) for frame in frames])
         return [output.cpu() for output in inner.run_on_device(views.frames, views.valid)]
 
     return score
-
-
-def on_device(frame: Frame, device: torch.device) -> DeviceFrame:
-    """`frame` as a GPU's decoder leaves it."""
-    y = torch.from_numpy(frame.y).to(device)
-    uv = torch.from_numpy(np.stack([frame.u, frame.v], axis=-1)).to(device)
-    return DeviceFrame(y, uv, frame.pts, frame.time_base, frame.colour)
 
 
 # -- clips ----------------------------------------------------------------------------------------
