@@ -22,6 +22,7 @@ masks; a picture that holds its own is to be rendered on before the view is cut.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import cv2
@@ -76,15 +77,17 @@ class _Form:
     """Share of the light that the wall loses at the lesion's foot."""
     edge_px: tuple[float, float]
     """Softness of the outline."""
+    tints: int = 3
+    """How many of `_TINTS` it may take: what hardly rises is seen by its colour only."""
 
 
 _FORMS: Mapping[LesionKind, _Form] = {
-    "Is": _Form((0.05, 0.45), (0.4, 0.85), (15, 50), (0.05, 0.3), (0.6, 1.6)),
-    "Isp": _Form((0.10, 0.50), (0.8, 1.2), (25, 55), (0.15, 0.4), (0.6, 1.2)),
-    "Ip": _Form((0.08, 0.36), (0.75, 1.0), (0, 20), (0.1, 0.3), (0.6, 1.2)),
-    "IIa": _Form((0.18, 0.65), (0.10, 0.24), (15, 55), (0.0, 0.2), (0.8, 2.5)),
-    "LST-G": _Form((0.28, 0.65), (0.10, 0.22), (15, 50), (0.05, 0.25), (0.8, 2.0)),
-    "IIc": _Form((0.08, 0.38), (0.06, 0.16), (10, 45), (0.0, 0.15), (0.8, 2.5)),
+    "Is": _Form((0.05, 0.55), (0.4, 0.85), (15, 50), (0.05, 0.3), (0.6, 1.6)),
+    "Isp": _Form((0.10, 0.60), (0.8, 1.2), (25, 55), (0.15, 0.4), (0.6, 1.2)),
+    "Ip": _Form((0.08, 0.45), (0.75, 1.0), (0, 20), (0.1, 0.3), (0.6, 1.2)),
+    "IIa": _Form((0.20, 0.65), (0.10, 0.24), (15, 55), (0.0, 0.2), (0.8, 2.5)),
+    "LST-G": _Form((0.30, 0.65), (0.10, 0.22), (15, 50), (0.05, 0.25), (0.8, 2.0)),
+    "IIc": _Form((0.08, 0.45), (0.06, 0.16), (10, 45), (0.0, 0.15), (0.8, 2.5), tints=2),
 }
 _LEAST_RADIUS_PX = 3.0
 _CELLS = 48
@@ -127,11 +130,10 @@ def render_lesion(
         ValueError: nothing is valid.
     """
     centre = _place(valid, rng)
-    kind = look.kinds[rng.integers(len(look.kinds))]
+    kind = look.kinds[int(rng.random() * len(look.kinds))]
     form = _FORMS[kind]
-    bounds = np.clip(form.size, *look.size)
-    share = math.exp(rng.uniform(*np.log(bounds)))
-    radius = max(share * min(valid.shape) / 2, _LEAST_RADIUS_PX)
+    smallest, largest = np.clip(form.size, *look.size)
+    radius = max(rng.uniform(smallest, largest) * min(valid.shape) / 2, _LEAST_RADIUS_PX)
     wall = _wall_without_holes(image, valid)
     lean = _way_to_lumen(wall, valid, centre) + rng.normal(0, 0.5)
     tilt = math.radians(rng.uniform(*form.tilt))
@@ -313,20 +315,19 @@ def _see(height: np.ndarray, tilt: float) -> np.ndarray:
     rows = np.arange(n, dtype=np.float32)[:, None]
     place = rows + height * np.float32(math.sin(tilt))
     reached = place.copy()
-    for lower, upper in zip(reached[:-1], reached[1:], strict=True):
+    for lower, upper in pairwise(reached):
         np.maximum(lower, upper, out=upper)
-    first = np.clip(np.ceil(reached), 0, n).astype(np.int32)  # the first row that it hides or is
+    first = np.clip(np.ceil(reached), 0, n).astype(np.int32)  # the row at or behind it
     columns = np.arange(n, dtype=np.int32)
     counts = np.bincount((first * n + columns).ravel(), minlength=(n + 1) * n)
     counts = counts.reshape(n + 1, n)[:n].astype(np.int32)
-    for before, here in zip(counts[:-1], counts[1:], strict=True):
+    for before, here in pairwise(counts):
         np.add(before, here, out=here)
     # counts[r] points lie at or below row r: the next is the first that reaches beyond it
     after = np.clip(counts, 1, n - 1)
     flat = after * n + columns
-    above, below = reached.ravel().take(flat), reached.ravel().take(flat - n)
+    above, below = place.ravel().take(flat), place.ravel().take(flat - n)
     part = np.clip((rows - below) / np.maximum(above - below, _SAFE), 0, 1)
-    part[place.ravel().take(flat - n) < below] = 1  # what lies between is hidden
     return (after - 1 + part).astype(np.float32)
 
 
@@ -337,6 +338,78 @@ def _facing(height: np.ndarray, tilt: float) -> np.ndarray:
     along = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, ksize=3, scale=0.125 * math.cos(tilt))
     upright = np.sqrt(1 + across * across + along * along)
     return np.clip((along * math.sin(tilt) + math.cos(tilt)) / upright, 0, 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sight:
+    """What each pixel of a box of the picture sees; float32 [h, w] each."""
+
+    box: tuple[slice, slice]
+    """Rows and columns of the picture."""
+    x: np.ndarray
+    y: np.ndarray
+    """Where on the surface's grid."""
+    wall_x: np.ndarray
+    wall_y: np.ndarray
+    """Which place of the box the surface's texture was at, before it was raised."""
+    tall: np.ndarray
+    """Height over the wall, in radii."""
+    outline: np.ndarray
+    head: np.ndarray
+    facing: np.ndarray
+    """Cosine between normal and ray."""
+
+
+def _sight(
+    surface: _Surface,
+    centre: tuple[float, float],
+    lean: float,
+    tilt: float,
+    size: tuple[int, ...],
+    spread: float,
+) -> _Sight:
+    """The surface, its middle at `centre`, as it appears in a picture of `size`."""
+    step, n = surface.step, len(surface.height)
+    half = n // 2
+    seen = _see(surface.height, tilt)
+    columns = np.tile(np.arange(n, dtype=np.float32), (n, 1))
+    outline = cv2.remap(surface.outline, columns, seen, cv2.INTER_LINEAR)
+    box = _box(outline < 1, centre, lean, step, size, 6 + 0.28 * step * surface.radius)
+    dx = np.arange(box[1].start, box[1].stop, dtype=np.float32)[None] - np.float32(centre[0])
+    dy = np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] - np.float32(centre[1])
+    cos, sin = math.cos(lean), math.sin(lean)
+    x = dy * (cos / step) - dx * (sin / step) + half
+    y = dx * (cos / step) + dy * (sin / step) + half
+    y = cv2.remap(seen, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    facing = _facing(surface.height, tilt)
+    layers = cv2.merge([surface.height / surface.radius, surface.outline, surface.head, facing])
+    layers = cv2.remap(layers, x, y, cv2.INTER_LINEAR, borderValue=(0, 9, 0, 1))
+    tall, outline, head, facing = cv2.split(layers)
+    closer = step * (1 - spread * np.clip(tall, 0, 1))
+    across, along = (x - half) * closer, (y - half) * closer
+    wall_x = along * cos - across * sin + (centre[0] - box[1].start)
+    wall_y = along * sin + across * cos + (centre[1] - box[0].start)
+    return _Sight(box, x, y, wall_x, wall_y, tall, outline, head, facing)
+
+
+def _box(
+    inside: np.ndarray,
+    centre: tuple[float, float],
+    lean: float,
+    step: float,
+    size: tuple[int, ...],
+    room: float,
+) -> tuple[slice, slice]:
+    """Rows and columns of the picture that what is `inside` on the grid falls into, with room."""
+    rows, columns = np.nonzero(inside)
+    half = len(inside) // 2
+    along, across = (rows - half) * step, (columns - half) * step
+    x = centre[0] + along * math.cos(lean) - across * math.sin(lean)
+    y = centre[1] + along * math.sin(lean) + across * math.cos(lean)
+    return (
+        slice(max(int(y.min() - room), 0), min(int(y.max() + room) + 1, size[0])),
+        slice(max(int(x.min() - room), 0), min(int(x.max() + room) + 1, size[1])),
+    )
 
 
 def _put(
@@ -351,97 +424,75 @@ def _put(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The lesion as the camera sees it, over its place in the picture."""
     centre, lean, tilt = pose
-    step, n = surface.step, len(surface.height)
-    half = n // 2
-    seen = _see(surface.height, tilt)
-    outline = cv2.remap(
-        surface.outline, _columns(n), seen, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    radius = surface.radius * surface.step
+    sight = _sight(surface, centre, lean, tilt, valid.shape, rng.uniform(0, 0.3))
+    box, n = sight.box, len(surface.height)
+    tissue = _tissue(wall[box], radius, _usual_colour(wall, valid), rng)
+    tissue = cv2.remap(
+        tissue,
+        sight.wall_x,
+        sight.wall_y,
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT_101,
     )
-    box = _box(outline < 1, centre, lean, step, valid.shape)
-    # the box's pixels, in the grid's coordinates
-    dx = np.arange(box[1].start, box[1].stop, dtype=np.float32)[None] - np.float32(centre[0])
-    dy = np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] - np.float32(centre[1])
-    cos, sin = math.cos(lean), math.sin(lean)
-    at_x = (dy * (cos / step) - dx * (sin / step)) + half
-    at_y = (dx * (cos / step) + dy * (sin / step)) + half
-    seen = cv2.remap(seen, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    layers = cv2.merge(
-        [surface.height, surface.outline, surface.head, _facing(surface.height, tilt)]
-    )
-    layers = cv2.remap(layers, at_x, seen, cv2.INTER_LINEAR, borderValue=(0, 9, 0, 1))
-    height, outline, head, facing = cv2.split(layers)
-    inside = (outline < 1).astype(np.float32)
-    alpha = cv2.GaussianBlur(inside, (0, 0), float(rng.uniform(*form.edge_px)))
-    tall, radius = height * (1 / surface.radius), surface.radius * step
-
-    # tissue: where the surface took the texture
-    spread = 1 - np.float32(rng.uniform(0, 0.3)) * np.clip(tall, 0, 1)
-    side, along = (at_x - half) * (step * spread), (seen - half) * (step * spread)
-    from_x = along * cos - side * sin + (centre[0] - box[1].start)
-    from_y = along * sin + side * cos + (centre[1] - box[0].start)
-    tissue = _tissue(wall[box], radius, wall, valid, rng)
-    tissue = cv2.remap(tissue, from_x, from_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-
-    # shade
+    inside = (sight.outline < 1).astype(np.float32)
     ambient = rng.uniform(0.4, 0.65)  # light that comes round, and through the tissue
-    light = ambient + (1 - ambient) * np.minimum(facing / math.cos(tilt), 1.7)
-    light *= (1 + tall * (1 / rng.uniform(3, 6))) ** 2
-    light *= rng.uniform(0.95, 1.15) * inside.sum() / max(float((light * inside).sum()), _SAFE)
-    tissue = tissue * (light[..., None] * _albedo(at_x, seen, n, radius, head, rng))
-    tissue = _films(tissue, at_x, seen, n, head, rng)
-    gloss = np.clip(1 - (1 - facing) / rng.uniform(0.004, 0.03), 0, 1)
-    tissue += (rng.uniform(0.2, 1) * look.shine * gloss)[..., None]
-    tissue = _shoulder(tissue)
+    light = ambient + (1 - ambient) * np.minimum(sight.facing / math.cos(tilt), 1.7)
+    light *= (1 + sight.tall * (1 / rng.uniform(3, 6))) ** 2
+    light *= rng.uniform(0.95, 1.15) * float(inside.sum() / max((light * inside).sum(), _SAFE))
+    gloss = np.clip(1 - (1 - sight.facing) / rng.uniform(0.004, 0.03), 0, 1)
+    gloss *= rng.uniform(0.2, 1) * look.shine
+    planes = [
+        _shoulder(plane * light * albedo + gloss)
+        for plane, albedo in zip(
+            cv2.split(tissue), _albedo(sight, n, radius, form.tints, rng), strict=True
+        )
+    ]
+    planes = _films(planes, sight, n, rng)
 
+    alpha = cv2.GaussianBlur(inside, (0, 0), float(rng.uniform(*form.edge_px)))
     foot = _shadow(alpha, radius, rng.uniform(*form.shadow), rng)
-    over = image[box] * (1 - foot * (1 - alpha))[..., None] * (1 - alpha)[..., None]
-    over += np.clip(tissue, 0, 255) * alpha[..., None]
-    out = image.copy()
+    under = (1 - alpha) * (1 - (1 - alpha) * foot)
+    place = cv2.split(image[box])
+    over = [wall * under + lit * alpha for wall, lit in zip(place, planes, strict=True)]
+    put = np.rint(np.clip(cv2.merge(over), 0, 255)).astype(np.uint8)
     keep = valid[box]
-    out[box][keep] = np.rint(over).astype(np.uint8)[keep]
+    out = image.copy()
+    out[box] = np.where(keep[..., None], put, out[box])
     mask = np.zeros(valid.shape, bool)
     mask[box] = (alpha > 0.5) & keep
     return out, mask
 
 
-def _columns(n: int) -> np.ndarray:
-    return np.tile(np.arange(n, dtype=np.float32), (n, 1))
-
-
-def _box(
-    inside: np.ndarray, centre: tuple[float, float], lean: float, step: float, size: tuple[int, ...]
-) -> tuple[slice, slice]:
-    """Rows and columns of the picture that what is `inside` on the grid falls into, with room."""
-    rows, columns = np.nonzero(inside)
-    half = len(inside) // 2
-    along, across = (rows - half) * step, (columns - half) * step
-    x = centre[0] + along * math.cos(lean) - across * math.sin(lean)
-    y = centre[1] + along * math.sin(lean) + across * math.cos(lean)
-    room = 6 + 0.12 * half * step
-    return (
-        slice(max(int(y.min() - room), 0), min(int(y.max() + room) + 1, size[0])),
-        slice(max(int(x.min() - room), 0), min(int(x.max() + room) + 1, size[1])),
-    )
+def _usual_colour(wall: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Median of each channel over what is valid, float32 [3], at least 1."""
+    small = cv2.resize(wall, (32, 32), interpolation=cv2.INTER_AREA)
+    seen = cv2.resize(valid.view(np.uint8), (32, 32), interpolation=cv2.INTER_NEAREST) > 0
+    colours = small[seen] if seen.any() else small.reshape(-1, 3)
+    return np.asarray(np.maximum(np.median(colours, axis=0), 1), np.float32)
 
 
 def _tissue(
-    crop: np.ndarray, radius: float, wall: np.ndarray, valid: np.ndarray, rng: np.random.Generator
+    crop: np.ndarray, radius: float, usual: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """The place's texture with its vessels faded, and no darker than a lesion near the camera."""
     sharp = crop.astype(np.float32)
     soft = cv2.GaussianBlur(sharp, (0, 0), 1.1)
-    low = _broad(sharp, 0.45 * radius)
-    keep_vessels, keep_grain = rng.uniform(0.0, 0.35), rng.uniform(0.5, 1.0)
-    small = cv2.resize(wall, (32, 32), interpolation=cv2.INTER_AREA).reshape(-1, 3)
-    seen = cv2.resize(valid.astype(np.uint8), (32, 32), interpolation=cv2.INTER_NEAREST).ravel()
-    usual = np.median(small[seen > 0] if seen.any() else small, axis=0).astype(np.float32) + 1
-    luma = low @ _LUMA
-    floor = np.float32(rng.uniform(0.45, 0.75)) * (usual @ _LUMA)
-    lift = np.maximum(floor - luma, 0) / (usual @ _LUMA)
-    base = low + lift[..., None] * usual
+    step = max(1, int(0.15 * radius))
+    rows, columns = crop.shape[:2]
+    low = cv2.resize(
+        sharp, (max(1, columns // step), max(1, rows // step)), interpolation=cv2.INTER_AREA
+    )
+    low = cv2.GaussianBlur(low, (0, 0), max(0.45 * radius / step, 0.3))
+    bright = float(usual @ _LUMA)
+    dark = np.maximum(rng.uniform(0.45, 0.75) * bright - low @ _LUMA, 0) / bright
+    base = low + dark[..., None] * usual
     # a lesion stands before the folds that it covers, and does not show their light and dark
-    base += np.float32(rng.uniform(0.3, 0.8)) * (base.mean(axis=(0, 1)) - base)
-    return base + keep_vessels * (soft - low) + keep_grain * (sharp - soft)
+    base += rng.uniform(0.3, 0.8) * (base.mean(axis=(0, 1)) - base)
+    vessels, grain = rng.uniform(0.0, 0.35), rng.uniform(0.5, 1.0)
+    base = cv2.resize(base - vessels * low, (columns, rows), interpolation=cv2.INTER_LINEAR)
+    detail = cv2.addWeighted(sharp, grain, soft, vessels - grain, 0)
+    return cv2.add(base, detail)
 
 
 def _broad(picture: np.ndarray, sigma: float) -> np.ndarray:
@@ -463,61 +514,57 @@ _TINTS: tuple[tuple[tuple[float, float], ...], ...] = (
 """Ranges of red, green and blue relative to the mucosa."""
 
 
+_BLOOD = (0.2, 1.0, 0.9)
+_PIT = (0.6, 1.0, 1.0)
+"""Share of red, green and blue in what blotches and pits change: blood takes green and blue."""
+
+
 def _albedo(
-    x: np.ndarray,
-    y: np.ndarray,
-    n: int,
-    radius: float,
-    head: np.ndarray,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Tint, blotches and grain, relative to the wall's colour: float32 [h, w, 3]."""
-    ranges = _TINTS[rng.integers(len(_TINTS))]
-    tint = np.array([rng.uniform(*channel) for channel in ranges], np.float32)
-    grain = _pits(n, rng)
+    sight: _Sight, n: int, radius: float, tints: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Tint, blotches and pits, relative to the wall: a float32 [h, w] for red, green and blue."""
+    ranges = _TINTS[rng.integers(tints)]
     close = min(1.0, radius / 30)  # pits are seen from near only
-    grain *= rng.uniform(0.01, 0.06) * close
-    blotch = rng.uniform(0.01, 0.07) * _noise(n, 11, rng)
-    pattern = cv2.remap(cv2.merge([grain, blotch]), x, y, cv2.INTER_LINEAR)
-    grain, blotch = cv2.split(pattern)
-    # haemoglobin takes green and blue: what is redder is darker in those
-    colour = tint + blotch[..., None] * np.array([0.2, 1, 0.9], np.float32)
-    colour += grain[..., None] * np.array([0.6, 1, 1], np.float32)
-    return np.asarray(1 + head[..., None] * (colour - 1))
+    grain = rng.uniform(0.01, 0.06) * close * _pits(n, rng)
+    mottle = rng.uniform(0.01, 0.07) * _noise(n, 11, rng)
+    pattern = cv2.remap(cv2.merge([grain, mottle]), sight.x, sight.y, cv2.INTER_LINEAR)
+    pits, blotches = cv2.split(pattern)
+    return [
+        1 + sight.head * (rng.uniform(*tint) - 1 + blood * blotches + pit * pits)
+        for tint, blood, pit in zip(ranges, _BLOOD, _PIT, strict=True)
+    ]
 
 
 def _pits(n: int, rng: np.random.Generator) -> np.ndarray:
     """A band-passed grain of pits, tubes or ridges, float32 [n, n] of unit deviation."""
     fine, stretch = rng.uniform(0.8, 1.8), rng.choice([1.0, 2.0, 3.0])
     white = rng.standard_normal((n, n), dtype=np.float32)
-    band = cv2.GaussianBlur(white, (0, 0), fine * stretch, sigmaY=fine)
-    band -= cv2.GaussianBlur(white, (0, 0), fine * stretch * 1.6, sigmaY=fine * 1.6)
+    band = cv2.subtract(
+        cv2.GaussianBlur(white, (0, 0), fine * stretch, sigmaY=fine),
+        cv2.GaussianBlur(white, (0, 0), fine * stretch * 1.6, sigmaY=fine * 1.6),
+    )
     if rng.random() < 0.4:  # ridges between, as a villous or gyrus-like surface has
         band = np.abs(band)
-    mean, deviation = cv2.meanStdDev(band)
-    return np.asarray((band - float(mean[0, 0])) / (float(deviation[0, 0]) + _SAFE))
+    mean, deviation = (float(value[0, 0]) for value in cv2.meanStdDev(band))
+    return np.asarray((band - mean) / (deviation + _SAFE), np.float32)
 
 
 def _films(
-    tissue: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    n: int,
-    head: np.ndarray,
-    rng: np.random.Generator,
-) -> np.ndarray:
+    planes: list[np.ndarray], sight: _Sight, n: int, rng: np.random.Generator
+) -> list[np.ndarray]:
     """At times mucus over a part, or spots of blood."""
     kind = rng.random()
-    if kind < 0.18:
-        film = rng.uniform(0.2, 0.6) * _step(0.2, 1.2, _noise(n, 5, rng))
-        film = head * cv2.remap(film, x, y, cv2.INTER_LINEAR)
-        yellow = (tissue @ _LUMA)[..., None] * np.array([1.2, 1.05, 0.6], np.float32)
-        return tissue + film[..., None] * (yellow - tissue)
-    if kind < 0.32:
-        spots = _step(1.1, 1.7, _noise(n, int(rng.integers(9, 23)), rng))
-        spots = head * cv2.remap(spots, x, y, cv2.INTER_LINEAR)
-        return tissue * (1 - spots[..., None] * np.array([0.2, 0.5, 0.45], np.float32))
-    return tissue
+    if kind < 0.12:
+        film = rng.uniform(0.15, 0.5) * _step(0.2, 1.2, _noise(n, 5, rng))
+        film = sight.head * cv2.remap(film, sight.x, sight.y, cv2.INTER_LINEAR)
+        luma = sum(float(share) * plane for share, plane in zip(_LUMA, planes, strict=True))
+        yellow = (1.2, 1.02, 0.65)
+        return [p + film * (y * luma - p) for y, p in zip(yellow, planes, strict=True)]
+    if kind < 0.24:
+        spots = rng.uniform(0.3, 1) * _step(1.1, 1.9, _noise(n, int(rng.integers(11, 31)), rng))
+        spots = sight.head * cv2.remap(spots, sight.x, sight.y, cv2.INTER_LINEAR)
+        return [p * (1 - t * spots) for t, p in zip((0.15, 0.45, 0.4), planes, strict=True)]
+    return planes
 
 
 def _shadow(
@@ -533,10 +580,9 @@ def _shadow(
 
 
 def _shoulder(picture: np.ndarray) -> np.ndarray:
-    """Grey levels above 215 pressed below 255, as a camera does."""
-    return np.where(
-        picture > 215, 255 - 40 * np.exp((215 - np.maximum(picture, 215)) / 40), picture
-    )
+    """Grey levels above 215 pressed below 255, as a camera does: a parabola from slope 1 to 0."""
+    over = np.clip(picture - 215, 0, 80)
+    return np.asarray(np.minimum(picture, 295) - over * over * (1 / 160))
 
 
 # ---- noise and steps
@@ -576,7 +622,7 @@ def render_distractor(
         ValueError: nothing is valid.
     """
     centre = _place(valid, rng)
-    paint = _PAINTERS[look.kinds[rng.integers(len(look.kinds))]]
+    paint = _PAINTERS[look.kinds[int(rng.random() * len(look.kinds))]]
     wall = _wall_without_holes(image, valid).astype(np.float32)
     painted, where = paint(wall, centre, look.shine, rng)
     out = image.copy()
@@ -610,15 +656,16 @@ def _fold(
 ) -> _Painted:
     """A ridge from border to border: light on the near side, its shadow behind a sharp crest."""
     size, side = wall.shape[:2], min(wall.shape[:2])
-    along, across = _turned(size, centre, rng.uniform(0, math.tau))
-    bend = side * rng.uniform(0.5, 2.0)
-    behind = np.hypot(along - bend, across) - bend + 0.015 * side * _wavy(size, 6, rng)
+    lumen = _way_to_lumen(np.clip(wall, 0, 255).astype(np.uint8), np.ones(size, bool), centre)
+    along, across = _turned(size, centre, lumen + rng.normal(0, 0.3))
+    bend = side * rng.uniform(0.3, 1.2)  # folds run around the lumen
+    behind = bend - np.hypot(along - bend, across) + 0.02 * side * _wavy(size, 6, rng)
     width = side * rng.uniform(0.03, 0.09)
     crest = 1 / (1 + np.exp(np.clip(-behind / rng.uniform(0.6, 1.2), -30, 30)))
-    near = rng.uniform(0.06, 0.2) * np.exp(-((behind / width) ** 2))
-    far = rng.uniform(0.15, 0.45) * np.exp(-np.abs(behind) / (1.3 * width))
+    near = rng.uniform(0.1, 0.3) * np.exp(-((behind / width) ** 2))
+    far = rng.uniform(0.12, 0.4) * np.exp(-np.abs(behind) / (0.9 * width))
     light = 1 + near * (1 - crest) - far * crest
-    return wall * light[..., None], np.abs(behind) < 1.3 * width
+    return _shoulder(wall * light[..., None]), np.abs(behind) < 1.3 * width
 
 
 def _glints(
@@ -628,9 +675,9 @@ def _glints(
     size, side = wall.shape[:2], min(wall.shape[:2])
     spots = np.zeros(size, np.uint8)
     turn, bow = rng.uniform(0, math.tau), rng.normal(0, 2 / side)
-    for _ in range(rng.integers(6, 40)):
-        along = rng.normal(0, 0.12 * side)
-        across = bow * along * along + rng.normal(0, 0.025 * side)
+    for spot in range(rng.integers(6, 40)):
+        along = rng.normal(0, 0.12 * side) if spot else 0.0
+        across = bow * along * along + (rng.normal(0, 0.025 * side) if spot else 0.0)
         x = centre[0] + along * math.cos(turn) - across * math.sin(turn)
         y = centre[1] + along * math.sin(turn) + across * math.cos(turn)
         axes = tuple(round(16 * side / 256 * rng.uniform(0.5, 2.2)) for _ in range(2))
@@ -658,8 +705,8 @@ def _bubbles(
     discs, rims, dots = (np.zeros(size, np.uint8) for _ in range(3))
     spread = side * rng.uniform(0.03, 0.14)
     biggest = side * rng.uniform(0.01, 0.035)
-    for _ in range(rng.integers(8, 70)):
-        x, y = rng.normal(centre, spread)
+    for bubble in range(rng.integers(8, 70)):
+        x, y = rng.normal(centre, spread) if bubble else centre
         radius = max(1.2, biggest * rng.uniform(0.3, 1.0))
         at = (round(16 * x), round(16 * y))
         cv2.circle(discs, at, round(16 * radius), 255, -1, cv2.LINE_AA, 4)
@@ -682,11 +729,12 @@ def _stool(
     along, across = _turned(size, centre, 0.0)
     reach = side * rng.uniform(0.03, 0.16)
     close = np.exp(-(along**2 + across**2) / (2 * reach * reach))
-    lumps = _wavy(size, int(rng.integers(14, 44)), rng) + 0.3 * _wavy(size, 60, rng)
-    thick = close * (1.6 + lumps)
+    lumps = _wavy(size, int(rng.integers(12, 40)), rng) + 0.6 * _wavy(size, 64, rng)
+    lumps -= lumps[int(centre[1]), int(centre[0])]
+    thick = close * (rng.uniform(1.4, 2.2) + lumps)
     cover = _step(1.0, 1.25, thick)
     slope = cv2.Sobel(cv2.GaussianBlur(thick, (0, 0), 1.0), cv2.CV_32F, 0, 1, ksize=3)
-    brown = np.array([rng.uniform(1.0, 1.4), rng.uniform(0.75, 1.05), rng.uniform(0.25, 0.5)])
+    brown = np.array([rng.uniform(1.2, 1.55), rng.uniform(0.82, 1.0), rng.uniform(0.25, 0.55)])
     luma = _broad(wall @ _LUMA, 0.05 * side) * rng.uniform(0.55, 1.1)
     luma *= 1 + 0.3 * np.clip(slope, -1, 1) + 0.1 * _wavy(size, 80, rng)
     stool = luma[..., None] * brown.astype(np.float32)
@@ -702,10 +750,10 @@ def _pool(
     radius, stretch = side * rng.uniform(0.08, 0.28), rng.uniform(1.0, 2.2)
     inner = np.hypot(along / stretch, across) - radius + 0.02 * side * _wavy(size, 7, rng)
     cover = rng.uniform(0.4, 0.9) * _step(1.5, -1.5, inner)
-    yellow = np.array([rng.uniform(1.1, 1.35), rng.uniform(0.9, 1.1), rng.uniform(0.3, 0.7)])
+    yellow = np.array([rng.uniform(1.2, 1.45), rng.uniform(0.88, 1.02), rng.uniform(0.3, 0.7)])
     luma = _broad(wall @ _LUMA, 0.06 * side) * rng.uniform(0.8, 1.15)
     liquid = luma[..., None] * yellow.astype(np.float32)
-    edge = rng.uniform(0, 0.5) * shine * np.exp(-((inner / 1.5) ** 2))
+    edge = rng.uniform(0, 0.25) * shine * np.exp(-((inner / 1.5) ** 2))
     return wall + cover[..., None] * (liquid - wall) + edge[..., None], inner < 0
 
 
@@ -745,7 +793,7 @@ def _vignette(
     """Light that falls off, or glares, towards one side of the picture."""
     size, side = wall.shape[:2], min(wall.shape[:2])
     along, _ = _turned(size, centre, rng.uniform(0, math.tau))
-    share = _step(-0.1 * side, side * rng.uniform(0.2, 0.6), along)
+    share = _step(-side * rng.uniform(0.3, 0.7), 0.05 * side, along)
     change = rng.uniform(-0.6, -0.3) if rng.random() < 0.6 else rng.uniform(0.15, 0.35)
     lit = wall * (1 + change * share)[..., None]
     return _shoulder(lit) if change > 0 else lit, share > 0.5
