@@ -214,11 +214,12 @@ def _surface(kind: LesionKind, radius: float, form: _Form, rng: np.random.Genera
         if kind == "LST-G":
             nodules = _nodules(n, radius * rng.uniform(0.18, 0.36), rng)
             outline = outline - np.float32(0.12) * nodules
-        rise = _step(1.0, rng.uniform(0.55, 0.85), outline) ** np.float32(rng.uniform(0.5, 1.0))
+        rise = _step(1.0, rng.uniform(0.4, 0.85), outline) ** np.float32(rng.uniform(0.5, 1.0))
         if kind == "LST-G":
             rise = rise * (0.5 + rng.uniform(0.3, 1.0) * nodules)
         else:
-            rise = rise * (1 - rng.uniform(0, 0.45) * _step(0.9, 0.2, outline))  # lower middle
+            middle = rng.uniform(-0.4, 0.9) * _step(1.0, 0.1, outline)  # lower, or domed
+            rise = rise * (0.8 + middle + 0.25 * _noise(n, 5, rng))
     unevenness = rng.uniform(0.04, 0.15) * _noise(n, 9, rng) + 0.02 * _noise(n, 21, rng)
     rise = rise + unevenness * _step(1.0, 0.6, outline)
     return _Surface(step, radius, np.float32(tall * radius) * rise, outline, head)
@@ -727,11 +728,11 @@ def _stool(
     """Specks of residual stool."""
     size, side = wall.shape[:2], min(wall.shape[:2])
     along, across = _turned(size, centre, 0.0)
-    reach = side * rng.uniform(0.03, 0.16)
+    reach = side * rng.uniform(0.02, 0.11)
     close = np.exp(-(along**2 + across**2) / (2 * reach * reach))
-    lumps = _wavy(size, int(rng.integers(12, 40)), rng) + 0.6 * _wavy(size, 64, rng)
+    lumps = _wavy(size, int(rng.integers(12, 40)), rng) + 0.35 * _wavy(size, 64, rng)
     lumps -= lumps[int(centre[1]), int(centre[0])]
-    thick = close * (rng.uniform(1.4, 2.2) + lumps)
+    thick = close * (rng.uniform(1.2, 1.9) + lumps)
     cover = _step(1.0, 1.25, thick)
     slope = cv2.Sobel(cv2.GaussianBlur(thick, (0, 0), 1.0), cv2.CV_32F, 0, 1, ksize=3)
     brown = np.array([rng.uniform(1.2, 1.55), rng.uniform(0.82, 1.0), rng.uniform(0.25, 0.55)])
