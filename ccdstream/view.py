@@ -348,7 +348,7 @@ less white begin to take the tissue between vessels."""
 HIGHLIGHT_RIM_PX = 2
 
 
-def _highlights(image: np.ndarray) -> np.ndarray:
+def highlights(image: np.ndarray) -> np.ndarray:
     """bool [256, 256]: True on reflections, and on a rim around them that glare bleeds into."""
     red, green, blue = cv2.split(image)
     brightest = cv2.max(cv2.max(red, green), blue)
@@ -368,7 +368,7 @@ def ball(radius_px: int) -> np.ndarray:
 
 def _masked(image: np.ndarray, field: FieldOfView, clear: np.ndarray) -> View:
     """The view of `image`, which is filled in place, from what is `clear` of border and overlay."""
-    valid = clear & ~_highlights(image)
+    valid = clear & ~highlights(image)
     cv2.copyTo(_GREY, (~valid).view(np.uint8), image)
     return View(image, valid, field)
 

@@ -37,8 +37,9 @@ _LIMITS: dict[str, tuple[float, float]] = {
     ),
     **dict.fromkeys(
         (
-            *("blur_p", "cutout_p", "enter", "leave", "local_top_fraction", "min_valid"),
-            *("momentum", "rho", "top_fraction"),
+            *("average", "blur_p", "clean_p", "cutout_p", "distractor_p", "enter", "leave"),
+            *("local_top_fraction", "min_valid", "momentum", "patches_p", "rho", "second_p"),
+            "top_fraction",
         ),
         _SHARE,
     ),
@@ -229,6 +230,42 @@ class FanoganConfig(ReconstructionConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    """What frozen features of the whole frame add to the detector."""
+
+    encoder: Literal["start", "pretrained"] = "start"
+    """Whose they are: the start's of `global_backbone` (ImageNet's, where there are such weights),
+    or the pre-trained global encoder's."""
+    frame_gaussian: bool = False
+    """The Mahalanobis distance of the frame's descriptor to those of normal frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocaliserConfig:
+    """The network on frozen features that is taught on synthetic lesions."""
+
+    steps: int = 0
+    """Optimiser steps; 0: no localiser."""
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    width: int = 64
+    """Channels of its layers."""
+    average: float = 0.99
+    """Share of the running mean of the weights that a step keeps."""
+    clean_p: float = 0.25
+    """How often a frame gets no lesion."""
+    second_p: float = 0.2
+    """How often one with a lesion gets another."""
+    distractor_p: float = 0.35
+    """How often a frame gets something else that a normal colon shows."""
+    patches_p: float = 0.3
+    """How often the frame is one of the pictures that are for pre-training alone."""
+    top_fraction: float = 0.02
+    """The score is the mean over this share of a frame's cells, the highest."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProgramConfig:
     """The exported graph: patch grid and how its terms become one score and one map."""
 
@@ -291,6 +328,8 @@ class TrainConfig:
     local_fanogan: FanoganConfig = FanoganConfig(batch_size=450)
     patchcore: PatchcoreConfig = PatchcoreConfig()
     padim: PadimConfig = PadimConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    localiser: LocaliserConfig = LocaliserConfig()
     program: ProgramConfig = ProgramConfig()
     alert: AlertConfig = AlertConfig()
 

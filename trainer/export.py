@@ -57,10 +57,12 @@ class Program(nn.Module):
         config: ProgramConfig,
         *,
         local_size_px: int = FRAME_PX,
+        features: Detector | None = None,
     ) -> None:
         """Join detectors.
 
         Args:
+            features: takes whole frames.
             whole: takes frames averaged down to its size.
             local: takes patches, cut from frames averaged down to `local_size_px`.
 
@@ -72,6 +74,7 @@ class Program(nn.Module):
         self.normalise = Normalise()
         self.whole = whole
         self.local = local
+        self.features = features
         self.parts: list[str] = []
         self.map_parts: list[str] = []
         if whole is not None:
@@ -90,6 +93,9 @@ class Program(nn.Module):
                 )
             self._grid = (local_size_px - self._patch) // self._stride + 1
             self._top = max(1, round(config.local_top_fraction * self._grid**2))
+        if features is not None:
+            self.parts += features.terms
+            self.map_parts += features.map_terms
         for name, parts in (("part", self.parts), ("map", self.map_parts)):
             self.register_buffer(f"{name}_mean", torch.zeros(len(parts)))
             self.register_buffer(f"{name}_std", torch.ones(len(parts)))
@@ -124,6 +130,11 @@ class Program(nn.Module):
             scores, pictures = self._local_terms(*shrink(x, inside, self._local_size))
             parts.append(scores)
             maps.append(pictures)
+        if self.features is not None:
+            scores, pictures = self.features(*shrink(x, inside, self.features.size_px))
+            parts.append(scores)
+            if self.features.map_terms:
+                maps.append(_to_map_size(pictures, inside))
         return torch.cat(parts, dim=1), torch.cat(maps, dim=1)
 
     def _local_terms(self, x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,10 @@ from trainer.data import FEWEST_FRAMES, Dataset, Views, content_hash, find_data,
 from trainer.detectors.autoencoder import Autoencoder, train_autoencoder
 from trainer.detectors.base import Detector, Draw, Reconstructing
 from trainer.detectors.fanogan import Fanogan, train_encoder, train_gan
+from trainer.detectors.features import Features
+from trainer.detectors.frame_gaussian import fit_frame_gaussian
 from trainer.detectors.igd import Igd, train_igd
+from trainer.detectors.localiser import LesionDraw, Picture, train_localiser
 from trainer.detectors.networks import PATCH_PX
 from trainer.detectors.padim import Padim, fit_padim
 from trainer.detectors.patchcore import PatchCore, fit_patchcore
@@ -46,6 +49,7 @@ from trainer.export import Program, onnx_program, prepare
 from trainer.manifest import manifest_of
 from trainer.pictures import draw_reconstructions, plot_losses
 from trainer.pretrain import Items, items_a_step, pretrain
+from trainer.relief import render_distractor, render_lesion
 from trainer.runs import Progress, Run, Say, say_on_stderr, say_progress
 from trainer.sampling import MIN_VALID, Patches, Pool, Squares
 
@@ -136,7 +140,10 @@ def train(
     with open_compute(config.compute) as compute:
         _check(config, compute)
         networks = [untrained(config, scale) for scale in scales(config)]
-        program = _program(config, networks)  # so that settings that do not fit are said now
+        features = untrained_features(config, networks)
+        program = _program(
+            config, networks, features
+        )  # so that settings that do not fit are said now
         dataset = find_data(
             data,
             progress=lambda done, total: (
@@ -187,6 +194,8 @@ def train(
                     if compute.leads and isinstance(each.detector, Reconstructing):
                         picture = run.folder / f"reconstructions_{each.scale.name}.png"
                         draw_reconstructions(each.detector, held_out.shrunk(each.side), picture)
+                if features is not None:
+                    _train_features(config, features, frames, more, run)
             finally:  # a stopped run has its plot too
                 if compute.leads and run.metrics():
                     plot_losses(run)
@@ -322,13 +331,37 @@ def untrained(config: TrainConfig, scale: Scale) -> Networks:
     return Networks(scale, backbone, start, detector, side)
 
 
-def _program(config: TrainConfig, networks: Sequence[Networks]) -> Program:
+def untrained_features(config: TrainConfig, networks: Sequence[Networks]) -> Features | None:
+    """The detector on frozen features before any step; None where the configuration has none.
+
+    Raises:
+        ConfigError: backbone weights cannot be had, or do not fit.
+    """
+    if not (config.features.frame_gaussian or config.localiser.steps):
+        return None
+    torch.manual_seed(config.seed)
+    if config.features.encoder == "start":
+        backbone, _ = make_backbone(config.global_backbone)
+    elif networks[0].scale.name == "global":
+        backbone = networks[0].backbone
+    else:
+        raise ConfigError(
+            f"features.encoder is pretrained, and scales {config.scales} trains no global encoder. "
+            "Set scales to both or global, or features.encoder to start."
+        )
+    return Features(backbone, config.features, config.localiser)
+
+
+def _program(
+    config: TrainConfig, networks: Sequence[Networks], features: Features | None
+) -> Program:
     detectors = {each.scale.name: each.detector for each in networks}
     return Program(
         detectors.get("global"),
         detectors.get("local"),
         config.program,
         local_size_px=config.local_size_px,
+        features=features,
     )
 
 
@@ -414,6 +447,41 @@ def _train_detector(
             fit_patchcore(detector, pictures, source)
         elif isinstance(detector, Padim):
             fit_padim(detector, pictures, source)
+
+
+def _render(picture: Picture, _: Picture, rng: np.random.Generator) -> Picture:
+    return render_lesion(*picture, rng)
+
+
+def _distract(picture: Picture, _: Picture, rng: np.random.Generator) -> Picture:
+    return render_distractor(*picture, rng)
+
+
+def _train_features(
+    config: TrainConfig, features: Features, frames: Pool, more: Pool, run: Run
+) -> None:
+    """Fit the Gaussian to every frame, and teach the localiser on synthetic lesions."""
+    run.compute.place(features).eval()
+    if features.gaussian is not None:
+        pictures = (
+            (features.backbone.maps(x.contiguous(memory_format=torch.channels_last)), inside)
+            for x, inside in _pictures(frames.to(run.compute.device), run.compute)
+        )
+        with torch.no_grad():
+            fit_frame_gaussian(features.gaussian, pictures)
+        run.say(f"frame_gaussian: fitted to {len(frames)} frames")
+    if features.localiser is not None:
+        train_localiser(
+            "localiser",
+            features.localiser,
+            features.backbone,
+            lambda workers: LesionDraw(
+                [frames, more], config.localiser, [_render], [_distract], workers
+            ),
+            config.localiser,
+            run,
+            seed=config.seed,
+        )
 
 
 def _pictures(pool: Pool, compute: Compute) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
