@@ -219,7 +219,8 @@ def _texture(
     ).astype(np.float32)
     level = own.mean(axis=(0, 1)) if rng.random() < 0.7 else np.full(3, own.mean())
     gain = (level + 1) / (foreign.mean(axis=(0, 1)) + 1)
-    return foreign * np.clip(gain, 0.4, 2.5).astype(np.float32)
+    lit: np.ndarray = foreign * np.clip(gain, 0.4, 2.5).astype(np.float32)
+    return lit
 
 
 def _filled(image: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -52,6 +52,7 @@ from trainer.pretrain import Items, items_a_step, pretrain
 from trainer.relief import render_distractor, render_lesion
 from trainer.runs import Progress, Run, Say, say_on_stderr, say_progress
 from trainer.sampling import MIN_VALID, Patches, Pool, Squares
+from trainer.synthetic import paste_lesion
 
 _MASKED = {
     HYPERKVASIR: "HyperKvasir's inset and text (profile=none masks nothing more)",
@@ -449,6 +450,10 @@ def _train_detector(
             fit_padim(detector, pictures, source)
 
 
+def _paste(picture: Picture, other: Picture, rng: np.random.Generator) -> Picture:
+    return paste_lesion(*picture, rng, donor=other)
+
+
 def _render(picture: Picture, _: Picture, rng: np.random.Generator) -> Picture:
     return render_lesion(*picture, rng)
 
@@ -476,7 +481,7 @@ def _train_features(
             features.localiser,
             features.backbone,
             lambda workers: LesionDraw(
-                [frames, more], config.localiser, [_render], [_distract], workers
+                [frames, more], config.localiser, [_paste, _render], [_distract], workers
             ),
             config.localiser,
             run,

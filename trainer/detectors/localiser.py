@@ -36,9 +36,9 @@ _STRIDES = (8, 16)
 heart and finds fewer others."""
 _RARE = 0.02
 """A start that holds lesions for rare: the share of cells that show one."""
-_DROPPED = 0.1
+_DROPPED = 0.2
 """Share of the feature channels that a training step leaves out."""
-_NOISE = 0.3
+_NOISE = 0.5
 """Of what it adds to the others, in units of their standard deviation."""
 _WARM_UP = 0.05
 """Share of the steps in which the rate rises."""
