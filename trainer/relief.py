@@ -56,8 +56,8 @@ class DistractorLook:
     """What distractors to draw from."""
 
     kinds: tuple[DistractorKind, ...] = DISTRACTOR_KINDS
-    shine: float = 45.0
-    """As a lesion's."""
+    shine: float = 40.0
+    """As a lesion's; small reflections rise more steeply."""
 
 
 # -- lesions --------------------------------------------------------------------------------------
