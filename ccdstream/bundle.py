@@ -22,8 +22,9 @@ an engine may be from the golden outputs, see `engine.parity`};
 hex digits of the sha256 of what was measured on, and an entry {kind, data {name, sha256, counts},
 created, command, commit, version, machine, engine {name, version, device, precision},
 program_sha256, rows, notes}. A row is {figure, set, of, value, low, high, n}: the value of a figure
-on a set, of the "bundle" or of the trivial baseline that `of` names, with its 95 % interval (null
-where there is none) and how many values, or minutes of a rate, it rests on (null where not known). An entry of another program is refused.
+on a set, of the "bundle" or of the trivial baseline that `of` names; its 95 % interval; and how
+many values, or minutes of a rate, it rests on; null where there is none. An entry of another
+program is refused.
 
 A calibration maps a raw score to the fraction of normal frames that score lower: linear between
 the knots (raw, fraction), both ascending, then 1 - (1 - f) exp(-(raw - r) / tail_scale) beyond the

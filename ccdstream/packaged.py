@@ -88,7 +88,7 @@ def find_model(given: str | None) -> Found:
             f"{given} is the folder {show_path(path.absolute())}, not the package's bundle of that "
             "name",
         )
-    note = f"{given} is the package's bundle; the folder {given} here is none" if there else ""
+    note = f"{given} is the package's bundle; what is called so here is none" if there else ""
     return Found(_shipped(named), note)
 
 
