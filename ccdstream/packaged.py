@@ -79,8 +79,8 @@ def find_model(given: str | None) -> Found:
         if there or path.name != given:
             return Found(path)
         raise BundleError(
-            f"no bundle at {show_path(path)}, and none of that name in the package. Name a folder, "
-            f"or one of {_names(PACKAGED)}; or train one: ccdstream train."
+            f"no bundle at {path}. Name a folder, or a bundle of the package: {_names(PACKAGED)}; "
+            "or train one: ccdstream train."
         )
     if is_bundle:
         return Found(

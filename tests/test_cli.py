@@ -928,7 +928,7 @@ def test_the_options_of_the_contract_are_there() -> None:
         "sample": "-o --output --seconds --seed",
         "train": "-o --output --preset --config --set --resume --tensorboard",
         "ablate": "-o --output --preset --config --set --table --on --json",
-        "evaluate": "--model -o --output --json",
+        "evaluate": "--model -o --output --record --json",
     }  # fmt: skip
     for command, options in contract.items():
         shown = ccdstream(command, "--help").stdout.split()

@@ -83,8 +83,10 @@ def test_a_path_is_never_a_name(here: Path) -> None:
 @pytest.mark.parametrize("command", [["model", "show"], ["model", "card"], ["model", "verify"]])
 def test_an_unknown_name_is_told_the_known_ones(command: list[str]) -> None:
     message = refusal(ccdstream(*command, "refrence"))
-    assert message.startswith("no bundle at refrence, and none of that name in the package.")
-    assert "one of default, reference;" in message
+    assert message == (
+        "no bundle at refrence. Name a folder, or a bundle of the package: default, reference; or "
+        "train one: ccdstream train."
+    )
 
 
 @pytest.mark.usefixtures("here")
@@ -111,7 +113,9 @@ def test_a_bundle_that_is_not_shipped_is_told_with_what_there_is(
         f"the reference model is missing: expected it at {here / 'reference'}. "
         "Name default, or a bundle's folder, instead."
     )
-    assert "one of default, reference (missing);" in refusal(ccdstream("model", "show", "big"))
+    assert "of the package: default, reference (missing);" in refusal(
+        ccdstream("model", "show", "big")
+    )
 
 
 def test_the_list_tells_what_is_there_what_is_missing_and_what_is_damaged(
