@@ -40,7 +40,9 @@ from tests.commands import (
 )
 
 COMMANDS = sorted(c.name or c.callback.__name__ for c in app.registered_commands if c.callback)
-MODEL_COMMANDS = sorted(c.callback.__name__ for c in model_app.registered_commands if c.callback)
+MODEL_COMMANDS = sorted(
+    c.name or c.callback.__name__ for c in model_app.registered_commands if c.callback
+)
 
 
 @pytest.fixture(scope="module")
