@@ -18,6 +18,14 @@ masks); `calibration` {score and map: {raw, fraction, tail_scale}, frames}; `qua
 an engine may be from the golden outputs, see `engine.parity`};
 `training`; `figures`; `licences`; `notice`. Other keys may follow and are kept.
 
+`figures` is empty, or what was measured of the bundle: {data: entry}, where `data` is the first 12
+hex digits of the sha256 of what was measured on, and an entry {kind, data {name, sha256, counts},
+created, command, commit, version, machine, engine {name, version, device, precision},
+program_sha256, rows, notes}. A row is {figure, set, of, value, low, high, n}: the value of a figure
+on a set, of the "bundle" or of the trivial baseline that `of` names; its 95 % interval; and how
+many values, or minutes of a rate, it rests on; null where there is none. An entry of another
+program is refused.
+
 A calibration maps a raw score to the fraction of normal frames that score lower: linear between
 the knots (raw, fraction), both ascending, then 1 - (1 - f) exp(-(raw - r) / tail_scale) beyond the
 last knot (r, f), f < 1. `model_id` is the name and the first 12 hex digits of the sha256 of the
@@ -29,6 +37,7 @@ import json
 import math
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,10 +51,10 @@ import numpy as np
 from ccdstream import NOTICE, __version__
 from ccdstream.errors import BundleError, OutputError
 from ccdstream.frames import VIEW_SIZE
+from ccdstream.packaged import MANIFEST, find_model
 
 FORMAT = "ccdstream-bundle"
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 PROGRAM = "program.onnx"
 GOLDEN = "golden.npz"
 
@@ -60,6 +69,8 @@ _ALERT_KEYS = (
     "refractory_s",
     "time_constant_s",
 )
+_ENTRY_TEXTS = ("kind", "created", "command", "commit", "version", "machine", "program_sha256")
+_ENGINE_TEXTS = ("name", "version", "device", "precision")
 _PARITY_KEYS = (
     "score_abs",
     "map_abs",
@@ -229,11 +240,6 @@ class Bundle:
         return golden
 
 
-def default_bundle_path() -> Path:
-    """Where the default bundle lies: package data, so the path holds in a checkout and a wheel."""
-    return Path(__file__).parent / "models" / "default"
-
-
 def load_bundle(path: Path | None = None) -> Bundle:
     """Read a bundle's manifest and check every file against it. No code of the bundle is run.
 
@@ -245,53 +251,13 @@ def load_bundle(path: Path | None = None) -> Bundle:
             that this ccdstream does not read.
     """
     if path is None:
-        path = default_bundle_path()
-        if not path.is_dir():
-            raise BundleError(
-                f"the default model is missing: expected it at {path}. "
-                "Install ccdstream again, or name a bundle with --model."
-            )
+        path = find_model(None).path
     manifest = _read_manifest(path)
     if problem := _manifest_problem(manifest):
         raise BundleError(f"{path / MANIFEST}: {problem}. Export the bundle again.")
     if problem := _files_problem(path, manifest["files"]):
         raise BundleError(f"{path}: {problem}. Copy or export the bundle again.")
     return Bundle(path, manifest)
-
-
-def describe(bundle: Bundle) -> str:
-    """What a bundle is, for people: a line a fact, the long tables of its manifest left out."""
-    manifest = bundle.manifest
-    training = dict(manifest["training"])
-    data = training.pop("data", [])
-    calibration_frames = manifest["calibration"]["frames"]
-    facts = [
-        ("model", bundle.model_id),
-        ("folder", str(bundle.path)),
-        ("made", f"{manifest['created']} by ccdstream {manifest['version']}"),
-        ("commit", manifest["commit"]),
-        ("command", manifest["command"]),
-        *(("file", f"{name}, {e['bytes']} bytes") for name, e in manifest["files"].items()),
-        ("map", "{} x {} cells".format(*bundle.map_size)),
-        ("parts", ", ".join(bundle.parts)),
-        ("profile", _short(bundle.profile)),
-        ("calibration", f"{calibration_frames} normal frames"),
-        ("alert", _short(bundle.alert)),
-        ("quality", _short(bundle.quality)),
-        ("parity", _short(bundle.parity)),
-        *(("data", _short(entry)) for entry in (data if isinstance(data, list) else [data])),
-        *((f"training {key}", _short(value)) for key, value in training.items()),
-        *(("figure", f"{name}: {_short(value)}") for name, value in manifest["figures"].items()),
-        *(("licence", _short(licence)) for licence in manifest["licences"]),
-        ("notice", manifest["notice"]),
-    ]
-    width = max(len(label) for label, _ in facts)
-    labels = [label for label, _ in facts]
-    return "\n".join(
-        # a label once for all the lines that it stands for
-        f"{'' if row and label == labels[row - 1] else label:<{width}}  {_short(text)}"
-        for row, (label, text) in enumerate(facts)
-    )
 
 
 def write_bundle(
@@ -335,12 +301,7 @@ def write_bundle(
         "format_version": FORMAT_VERSION,
         "files": entries,
     }
-    text = json.dumps(
-        {key: whole[key] for key in sorted(whole, key=lambda key: _ORDER.get(key, len(_ORDER)))},
-        indent=1,
-        ensure_ascii=False,
-        allow_nan=False,
-    )
+    text = _manifest_text(whole)
     whole = json.loads(text)  # as it will be read: tuples have become lists
     if problem := _manifest_problem(whole) or _golden_problem(golden, whole):
         raise ValueError(f"the bundle's {problem}")
@@ -353,7 +314,7 @@ def write_bundle(
             fresh.mkdir()
             for name, data in contents.items():
                 (fresh / name).write_bytes(data)
-            (fresh / MANIFEST).write_text(text + "\n", encoding="utf-8")
+            (fresh / MANIFEST).write_text(text, encoding="utf-8")
             if path.exists():
                 # a folder cannot be replaced in one step: keep the old one until the new is there
                 old = Path(scratch) / "old"
@@ -370,6 +331,51 @@ def write_bundle(
     return load_bundle(path)
 
 
+def record_figures(bundle: Bundle, entry: Mapping[str, Any]) -> Bundle:
+    """Write what was measured into a bundle's manifest, in the place of what stood there for the
+    same data. No other file is touched, so that the model's id stays what it is.
+
+    The manifest is read anew, replaced in one step, and keeps every other figure.
+
+    Args:
+        entry: of `figures`, as this module describes it.
+
+    Returns:
+        The bundle as it is now.
+
+    Raises:
+        ValueError: `entry` is not of that form, or was measured with another program.
+        BundleError: the bundle on disk is not the one that was measured any more.
+        OutputError: the manifest cannot be written.
+    """
+    entry = json.loads(json.dumps(entry, allow_nan=False))  # as it will be read
+    sha256 = bundle.sha256(PROGRAM)
+    if problem := _entry_problem(entry, sha256):
+        raise ValueError(f"a figure's {problem}")
+    now = load_bundle(bundle.path)
+    if now.model_id != bundle.model_id:
+        raise BundleError(
+            f"{bundle.path} is now {now.model_id}, and {bundle.model_id} was measured. "
+            "Measure it again."
+        )
+    figures = {**now.manifest["figures"], entry["data"]["sha256"][:12]: entry}
+    _replace_manifest(bundle.path, {**now.manifest, "figures": dict(sorted(figures.items()))})
+    return load_bundle(bundle.path)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """See that figures may be recorded in the bundle at `path`, before they are measured.
+
+    Raises:
+        OutputError: its folder cannot be written to.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise _not_recorded(path, error) from error
+
+
 def refuse_to_replace(path: Path, overwrite: bool) -> None:
     """See that a bundle may be written at `path`.
 
@@ -382,6 +388,37 @@ def refuse_to_replace(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path} is there already. Name another folder, or allow overwriting.")
     if not (path / MANIFEST).is_file():
         raise OutputError(f"{path} is not a bundle, so it is not replaced. Name another folder.")
+
+
+def _manifest_text(manifest: Mapping[str, Any]) -> str:
+    """A manifest as it is written: its known keys in the order of the format, then the others."""
+    keys = sorted(manifest, key=lambda key: _ORDER.get(key, len(_ORDER)))
+    ordered = {key: manifest[key] for key in keys}
+    return json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _replace_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Give a bundle another manifest in one step: it is the old one until it is the new one."""
+    file = path / MANIFEST
+    try:
+        # hidden, as everything that is no file of the bundle has to be
+        with tempfile.TemporaryDirectory(prefix=".manifest-", dir=path) as scratch:
+            fresh = Path(scratch) / MANIFEST
+            with fresh.open("w", encoding="utf-8", newline="\n") as stream:
+                stream.write(_manifest_text(manifest))
+                stream.flush()
+                os.fsync(stream.fileno())
+            shutil.copymode(file, fresh)
+            os.replace(fresh, file)
+    except OSError as error:
+        raise _not_recorded(path, error) from error
+
+
+def _not_recorded(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot record figures in {path / MANIFEST}: {error.strerror or error}. "
+        "Copy the bundle to a folder that can be written, and name that with --model."
+    )
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -447,6 +484,7 @@ def _manifest_problem(manifest: Mapping[str, Any]) -> str | None:
         or _calibration_problem(manifest["calibration"])
         or _alert_problem(manifest["alert"])
         or _parity_problem(manifest["parity"])
+        or _figures_problem(manifest["figures"], manifest["files"][PROGRAM]["sha256"])
     )
 
 
@@ -497,6 +535,57 @@ def _parity_problem(parity: dict[str, Any]) -> str | None:
         if not _is_number(parity.get(key)) or parity[key] <= 0:
             return f"parity.{key} must be a positive number, got {_shown(parity.get(key))}"
     return None
+
+
+def _figures_problem(figures: dict[str, Any], program_sha256: str) -> str | None:
+    for key, entry in figures.items():
+        if problem := _entry_problem(entry, program_sha256):
+            return f"figures {_shown(key)}: {problem}"
+        if key != entry["data"]["sha256"][:12]:
+            return f"figures names {_shown(key)} what was measured on {entry['data']['sha256']}"
+    return None
+
+
+def _entry_problem(entry: Any, program_sha256: str) -> str | None:
+    """What is wrong with an entry of `figures`, in words; None for nothing."""
+    if not isinstance(entry, dict):
+        return f"entry must be an object, got {_shown(entry)}"
+    for key in _ENTRY_TEXTS:
+        if not isinstance(entry.get(key), str):
+            return f"{key} must be a string, got {_shown(entry.get(key))}"
+    if entry["program_sha256"] != program_sha256:
+        return f"program_sha256 is of another program, {_shown(entry['program_sha256'])}"
+    data, engine = entry.get("data"), entry.get("engine")
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        return f"data must be an object with a name, got {_shown(data)}"
+    if not isinstance(data.get("sha256"), str) or not _HEX_SHA256.fullmatch(data["sha256"]):
+        return f"data.sha256 must be 64 hex digits, got {_shown(data.get('sha256'))}"
+    counts = data.get("counts")
+    if not isinstance(counts, dict) or not all(map(_is_count, counts.values())):
+        return f"data.counts must be counts by set, got {_shown(counts)}"
+    if not isinstance(engine, dict) or not all(
+        isinstance(engine.get(k), str) for k in _ENGINE_TEXTS
+    ):
+        return f"engine must give {', '.join(_ENGINE_TEXTS)}, got {_shown(engine)}"
+    notes, rows = entry.get("notes"), entry.get("rows")
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        return f"notes must be a list of strings, got {_shown(notes)}"
+    if not isinstance(rows, list):
+        return f"rows must be a list, got {_shown(rows)}"
+    return next((f"row {_shown(row)} is damaged" for row in rows if not _is_row(row)), None)
+
+
+def _is_row(row: Any) -> bool:
+    """Whether it is a figure with its interval: {figure, set, of, value, low, high, n}."""
+    if not isinstance(row, dict) or not {"low", "high", "n"} <= row.keys():
+        return False
+    low, high, n = row["low"], row["high"], row["n"]
+    return (
+        all(isinstance(row.get(key), str) for key in ("figure", "set", "of"))
+        and _is_number(row.get("value"))
+        and (n is None or (_is_number(n) and n >= 0))
+        and (low is high is None or (_is_number(low) and _is_number(high) and low <= high))
+    )
 
 
 def _golden_problem(golden: Golden, manifest: Mapping[str, Any]) -> str | None:
@@ -570,16 +659,6 @@ def _shown(value: object) -> str:
     """A value for a message: as JSON shows it, on one line, not endless."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _short(value: object) -> str:
-    """A value of the manifest on one line that a terminal shows as it is."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items()) or "none"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_short, value))}]"
-    printable = (char if char.isprintable() else " " for char in str(value))
-    return " ".join("".join(printable).split())
 
 
 def _one_line(error: BaseException) -> str:

@@ -105,8 +105,12 @@ class Preset(StrEnum):
     paper_lag = "paper-lag"
 
 
+MODEL_HELP = "Model bundle: a folder, or a packaged one's name (see model list)."
 Model = Annotated[
-    Path | None, typer.Option("--model", help="Model bundle; the built-in one if not given.")
+    str | None, typer.Option("--model", metavar="BUNDLE", help=f"{MODEL_HELP} Default: default.")
+]
+BundleArgument = Annotated[
+    str | None, typer.Argument(help=f"{MODEL_HELP} The default one if left out.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
@@ -316,7 +320,7 @@ def run(
 
 
 def _open_engines(
-    model: Path | None,
+    model: str | None,
     device: Device,
     engine: EngineName,
     precision: PrecisionName,
@@ -440,7 +444,7 @@ def _tasks(recordings: Sequence[Path], output: Path | None) -> "list[tuple[Path,
 
 
 def _open_model(
-    model: Path | None,
+    model: str | None,
     device: Device = Device.auto,
     engine: EngineName = EngineName.auto,
     precision: PrecisionName = PrecisionName.fp16,
@@ -450,14 +454,13 @@ def _open_model(
     gpu: int = 0,
     quiet: bool = False,
 ) -> "tuple[Bundle, SelectedEngine]":
-    from ccdstream.bundle import load_bundle
     from ccdstream.engine.base import BuildOptions
     from ccdstream.engine.parity import refer
     from ccdstream.engine.select import open_engine
     from ccdstream.pipeline import check_bundle
     from ccdstream.stills import calibration_views, find_images
 
-    bundle = load_bundle(model)
+    bundle = _load(model, quiet=quiet or gpu > 0)  # what there is to say, the first engine said
     check_bundle(bundle)
     views = reference = trusted = None
     if calibration:
@@ -480,6 +483,17 @@ def _open_model(
                 "itself. Name another --engine to compare."
             )
     return bundle, chosen
+
+
+def _load(model: str | None, *, quiet: bool = False) -> "Bundle":
+    """The bundle that a user means; a word where there are two of that name."""
+    from ccdstream.bundle import load_bundle
+    from ccdstream.packaged import find_model
+
+    found = find_model(model)
+    if found.note and not quiet:
+        _say(f"model: {found.note}")
+    return load_bundle(found.path)
 
 
 def _batch(text: str) -> tuple[int, int, int]:
@@ -938,8 +952,10 @@ def _training(quiet: bool, to_go_on: str) -> Iterator[_Watch]:
 @app.command("compile")
 def compile_engine(
     model: Annotated[
-        Path | None,
-        typer.Option("--bundle", "--model", help="Model bundle; the built-in one if not given."),
+        str | None,
+        typer.Option(
+            "--bundle", "--model", metavar="BUNDLE", help=f"{MODEL_HELP} Default: default."
+        ),
     ] = None,
     engine: EngineOption = EngineName.auto,
     precision: PrecisionOption = PrecisionName.fp16,
@@ -1041,18 +1057,26 @@ def evaluate(
     engine: EngineOption = EngineName.auto,
     precision: PrecisionOption = PrecisionName.fp32,
     calibration: CalibrationOption = None,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record", help="Also write the main figures into the bundle, for its model card."
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on labelled frames, beside the trivial baselines, or on marked videos.
 
-    Example: ccdstream evaluate data/ -o figures
+    Example: ccdstream evaluate data/ -o figures --model my-model --record
     """
     with _command():
         from trainer import evaluate as evaluation
         from trainer import evaluate_video
 
         videos = _videos_to_measure(data)
+        if record:
+            _check_recording(model)
         bundle, selected = _open_model(
             model, device, engine, precision, calibration=calibration or ()
         )
@@ -1080,6 +1104,36 @@ def evaluate(
         _tell(json.dumps(document) if as_json else text)
         if output is not None:
             _say(f"{written} in {show_path(output)}{os.sep}: open {show_path(output / first)}")
+        if record:
+            _record(bundle, selected, videos, document)
+
+
+def _check_recording(model: str | None) -> None:
+    """See before the work that figures can be written."""
+    from ccdstream.bundle import refuse_unwritable
+
+    refuse_unwritable(_load(model, quiet=True).path)
+
+
+def _record(
+    bundle: "Bundle",
+    engine: "SelectedEngine",
+    videos: Sequence[Path],
+    document: dict[str, Any],
+) -> None:
+    """Write the main figures of an evaluation into the manifest of its bundle."""
+    from ccdstream.bundle import record_figures
+    from ccdstream.doctor import machine
+    from trainer import figures
+    from trainer.manifest import code_commit
+
+    made = figures.Made(_typed(), code_commit(), machine(), engine.precision or "fp32")
+    if videos:
+        entry = figures.of_videos(videos, document, made)
+    else:
+        entry = figures.of_frames(document, made)
+    record_figures(bundle, entry)
+    _say(f"recorded in {show_path(bundle.path)}; see ccdstream model card {show_path(bundle.path)}")
 
 
 def _videos_to_measure(data: Path) -> list[Path]:
@@ -1123,9 +1177,7 @@ def check(
 
 @model_app.command()
 def show(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle; the built-in one if left out.")
-    ] = None,
+    bundle: BundleArgument = None,
     as_json: Json = False,
 ) -> None:
     """Show what a bundle is: data, configuration, calibration, thresholds.
@@ -1133,17 +1185,52 @@ def show(
     Example: ccdstream model show
     """
     with _command():
-        from ccdstream.bundle import describe, load_bundle
+        from ccdstream.card import describe
 
-        loaded = load_bundle(bundle)
+        loaded = _load(bundle)
         _tell(json.dumps(loaded.manifest) if as_json else describe(loaded))
+
+
+@model_app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """List the bundles that come with ccdstream, by the names that --model takes.
+
+    Example: ccdstream model list
+    """
+    with _command():
+        from ccdstream.card import packaged_bundles, packaged_table
+
+        listed = packaged_bundles()
+        _tell("\n".join(map(json.dumps, listed)) if as_json else packaged_table(listed))
+
+
+@model_app.command()
+def card(
+    bundle: BundleArgument = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write, instead of printing.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Print a bundle's model card: what it is, data, terms, figures, what it was not tested on.
+
+    Example: ccdstream model card reference -o reference.md
+    """
+    with _command():
+        from ccdstream.card import card as card_of
+        from ccdstream.report.files import write_text
+
+        text = card_of(_load(bundle))
+        if output is None:
+            _tell(text.rstrip("\n"))
+        else:
+            write_text(output, text, overwrite=overwrite)
+            _say(f"model card: {show_path(output)}")
 
 
 @model_app.command()
 def verify(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle; the built-in one if left out.")
-    ] = None,
+    bundle: BundleArgument = None,
     device: DeviceOption = Device.auto,
     engine: EngineOption = EngineName.auto,
     precision: PrecisionOption = PrecisionName.fp16,

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ccdstream import __version__
-from ccdstream.bundle import default_bundle_path, load_bundle
+from ccdstream.bundle import load_bundle
 from ccdstream.engine.base import BuildOptions
 from ccdstream.engine.gpu import find_gpus
 from ccdstream.engine.select import available, open_engine
 from ccdstream.errors import CcdstreamError
+from ccdstream.packaged import DEFAULT
 
 PACKAGES = (
     ("numpy",),
@@ -83,6 +84,11 @@ def versions() -> dict[str, str | None]:
     }
 
 
+def machine() -> str:
+    """This machine's processor and GPUs, for a record of what was measured here."""
+    return "; ".join([_cpu_line(_cpu()), *(gpu.name for gpu in find_gpus().found)])
+
+
 def lines(found: dict[str, Any]) -> list[str]:
     """A report as lines of text, for a terminal or an issue."""
     memory, disk, model = found["memory"], found["disk"], found["model"]
@@ -133,7 +139,7 @@ def _engine_line(info: dict[str, Any]) -> str:
 def _model(path: Path | None, say: Callable[[str], None]) -> dict[str, str | None]:
     """The bundle at `path`, and the engine that would run it."""
     found: dict[str, str | None] = {
-        "path": str(path or default_bundle_path()),
+        "path": str(path or DEFAULT.path),
         "id": None,
         "engine": None,
         "device": None,

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from ccdstream import bundle as bundle_module
+from ccdstream import packaged
 from ccdstream.bundle import Golden, load_bundle
+from ccdstream.card import describe
 from ccdstream.errors import BundleError, OutputError
 from tests.bundles import toy_golden, toy_manifest, toy_program, write_toy_bundle
 
@@ -314,7 +316,7 @@ def test_an_empty_folder_is_not_a_bundle(tmp_path: Path) -> None:
 def test_a_missing_default_bundle_says_where_it_should_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_module, "default_bundle_path", lambda: tmp_path / "default")
+    monkeypatch.setattr(packaged, "models_folder", lambda: tmp_path)
     assert str(tmp_path / "default") in refusal(None)
 
 
@@ -404,10 +406,9 @@ def test_a_description_tells_where_the_model_comes_from_a_fact_a_line(tmp_path: 
             "config": {"seed": 3, "local": {"stride": 16}},
             "data": [{"name": "train", "count": 7, "licence": "CC BY 4.0"}, {"name": "held out"}],
         },
-        figures={"auroc": {"polyp": 0.75}},
         licences=["Apache-2.0", "CC BY 4.0"],
     )
-    lines = [line.strip() for line in bundle_module.describe(bundle).splitlines()]
+    lines = [line.strip() for line in describe(bundle).splitlines()]
     assert lines[0].split() == ["model", bundle.model_id]
     for fact in (
         "commit           c0ffee",
@@ -417,7 +418,8 @@ def test_a_description_tells_where_the_model_comes_from_a_fact_a_line(tmp_path: 
         "data             name train, count 7, licence CC BY 4.0",
         "name held out",
         "training config  seed 3, local stride 16",
-        "figure           auroc: polyp 0.75",
+        "figures          not measured",
+        f"card             ccdstream model card {bundle.path}",
         "licence          Apache-2.0",
         "CC BY 4.0",
         f"file             golden.npz, {(bundle.path / 'golden.npz').stat().st_size} bytes",
@@ -428,12 +430,12 @@ def test_a_description_tells_where_the_model_comes_from_a_fact_a_line(tmp_path: 
 
 @pytest.mark.parametrize("data", [None, "lost", [1], []], ids=repr)
 def test_any_bundle_that_loads_can_be_described(folder: Path, data: object) -> None:
-    edit(folder, lambda manifest: manifest.update(training={"data": data}, figures={"x": [1]}))
-    assert bundle_module.describe(load_bundle(folder))
+    edit(folder, lambda manifest: manifest.update(training={"data": data}))
+    assert describe(load_bundle(folder))
 
 
 def test_a_description_does_not_steer_the_terminal(folder: Path) -> None:
     edit(folder, lambda manifest: manifest.update(command="\x1b[2J\nmodel  forged"))
-    text = bundle_module.describe(load_bundle(folder))
+    text = describe(load_bundle(folder))
     assert "command          [2J model forged" in text
     assert "\x1b" not in text

@@ -40,7 +40,9 @@ from tests.commands import (
 )
 
 COMMANDS = sorted(c.name or c.callback.__name__ for c in app.registered_commands if c.callback)
-MODEL_COMMANDS = sorted(c.callback.__name__ for c in model_app.registered_commands if c.callback)
+MODEL_COMMANDS = sorted(
+    c.name or c.callback.__name__ for c in model_app.registered_commands if c.callback
+)
 
 
 @pytest.fixture(scope="module")
@@ -928,7 +930,7 @@ def test_the_options_of_the_contract_are_there() -> None:
         "sample": "-o --output --seconds --seed",
         "train": "-o --output --preset --config --set --resume --tensorboard",
         "ablate": "-o --output --preset --config --set --table --on --json",
-        "evaluate": "--model -o --output --json",
+        "evaluate": "--model -o --output --record --json",
     }  # fmt: skip
     for command, options in contract.items():
         shown = ccdstream(command, "--help").stdout.split()

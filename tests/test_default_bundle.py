@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ccdstream.bundle import Bundle, default_bundle_path, load_bundle
+from ccdstream.bundle import Bundle, load_bundle
 from ccdstream.demo import write_sample
 from ccdstream.engine.select import SelectedEngine, open_engine
+from ccdstream.packaged import DEFAULT
 from ccdstream.pipeline import OutputFiles, RunOptions, run
 from ccdstream.sample import SampleOptions
 
@@ -24,7 +25,7 @@ def engine(bundle: Bundle) -> SelectedEngine:
 
 
 def test_it_is_small_enough_for_a_clone() -> None:
-    size = sum(file.stat().st_size for file in default_bundle_path().iterdir())
+    size = sum(file.stat().st_size for file in DEFAULT.path.iterdir())
     assert size <= LARGEST_BYTES
 
 

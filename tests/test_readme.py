@@ -11,7 +11,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = [p for d in ("ccdstream", "trainer", "tools") for p in ROOT.glob(f"{d}/**/[!_]*.py")]
 COMMANDS = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
-MODEL_COMMANDS = [c.callback.__name__ for c in model_app.registered_commands if c.callback]
+MODEL_COMMANDS = [
+    c.name or c.callback.__name__ for c in model_app.registered_commands if c.callback
+]
 TEST_COMMAND = 'pip install -e ".[dev]" && pytest'
 
 

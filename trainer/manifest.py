@@ -54,7 +54,7 @@ def manifest_of(
     """
     return {
         "name": config.name,
-        "commit": _commit(),
+        "commit": code_commit(),
         "command": command,
         "input_size": [FRAME_PX, FRAME_PX],
         "map_size": [MAP_SIZE, MAP_SIZE],
@@ -105,7 +105,7 @@ def terms_of(source: str) -> str:
     return next((t for start, t in _TERMS.items() if source.startswith(start)), "not stated")
 
 
-def _commit() -> str:
+def code_commit() -> str:
     """The commit this code is at, with "+changes" where files differ; "unknown" outside git."""
     here = Path(__file__).parent
     try:
