@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ccdstream.errors import ConfigError
-from trainer.backbone import Normalise, TinyNet
+from trainer.backbone import Backbone, Normalise
 from trainer.config import FeaturesConfig, LocaliserConfig
 from trainer.detectors.features import Features
 from trainer.detectors.localiser import (
@@ -24,6 +25,13 @@ from trainer.runs import Run
 from trainer.sampling import Pool
 
 CONFIG = LocaliserConfig(steps=24, batch_size=4, learning_rate=2e-2, width=16, average=0.5)
+
+
+class Colours(Backbone):
+    """Mean colours in cells of 8 and of 16 pixels, in place of learned features."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.AvgPool2d(8), nn.AvgPool2d(2)))
 
 
 def pool(frames: int = 6, level: int = 110) -> Pool:
@@ -106,9 +114,8 @@ def test_the_losses_are_those_of_their_formulas_on_the_scored_cells() -> None:
 
 def test_it_learns_to_mark_what_it_is_shown(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    backbone = TinyNet()
+    backbone = Colours()
     localiser = Localiser(backbone.channels, CONFIG)
-    before = {key: value.clone() for key, value in backbone.state_dict().items()}
     with Run(tmp_path / "run", {}, resume=False, checkpoint_every_s=60, say=lambda _: None) as run:
         train_localiser(
             "localiser",
@@ -119,8 +126,6 @@ def test_it_learns_to_mark_what_it_is_shown(tmp_path: Path) -> None:
             run,
             seed=0,
         )
-    for key, value in backbone.state_dict().items():
-        assert torch.equal(value, before[key]), key  # frozen, statistics and all
     features = Features(backbone, FeaturesConfig(), CONFIG).eval()
     assert features.localiser is not None
     features.localiser.load_state_dict(localiser.state_dict())
@@ -129,7 +134,7 @@ def test_it_learns_to_mark_what_it_is_shown(tmp_path: Path) -> None:
         scores, maps = features(Normalise()(pixels * valid + (128 / 255) * (1 - valid)), valid)
     cells = F.avg_pool2d(lesions * valid, 4) > 0.5
     scored = cells_scored(valid) > 0
-    assert maps[cells & scored].mean() > maps[~cells & scored].mean() + 0.5
+    assert maps[cells & scored].mean() > maps[~cells & scored].mean() + 1
     assert scores.shape == (10, 1)
 
 
