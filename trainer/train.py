@@ -450,6 +450,18 @@ def _train_detector(
             fit_padim(detector, pictures, source)
 
 
+@torch.no_grad()
+def fit_features(features: Features, frames: Pool, compute: Compute) -> None:
+    """Fit the Gaussian, where there is one, to every frame; place the networks."""
+    compute.place(features).eval()
+    if features.gaussian is not None:
+        pictures = (
+            (features.backbone.maps(x.contiguous(memory_format=torch.channels_last)), inside)
+            for x, inside in _pictures(frames.to(compute.device), compute)
+        )
+        fit_frame_gaussian(features.gaussian, pictures)
+
+
 def _paste(picture: Picture, other: Picture, rng: np.random.Generator) -> Picture:
     return paste_lesion(*picture, rng, donor=other)
 
@@ -466,15 +478,8 @@ def _train_features(
     config: TrainConfig, features: Features, frames: Pool, more: Pool, run: Run
 ) -> None:
     """Fit the Gaussian to every frame, and teach the localiser on synthetic lesions."""
-    run.compute.place(features).eval()
-    if features.gaussian is not None:
-        pictures = (
-            (features.backbone.maps(x.contiguous(memory_format=torch.channels_last)), inside)
-            for x, inside in _pictures(frames.to(run.compute.device), run.compute)
-        )
-        with torch.no_grad():
-            fit_frame_gaussian(features.gaussian, pictures)
-        run.say(f"frame_gaussian: fitted to {len(frames)} frames")
+    fit_features(features, frames, run.compute)
+    run.say(f"features: fitted to {len(frames)} frames")
     if features.localiser is not None:
         train_localiser(
             "localiser",
