@@ -2,17 +2,18 @@
 
     python tools/weigh_terms.py RUN DATA [--preset quick] [--repeats 2]
 
-RUN is the folder `BUNDLE.run` of a finished training, DATA what it was trained on. Every calibration
-frame gets a lesion, pasted in one repeat and rendered as relief in the next, and in another copy a
-distractor. For every term of the score, and for mixes of their kinds: AUROC of the frames with a
-lesion against those without, distractors included. For every term of the map, and for mixes in
-steps of a quarter: AUROC of lesion pixels inside each frame with one, mean over frames. No test
-image is opened.
+RUN is the folder `BUNDLE.run` of a finished training, DATA what it was trained on. Every
+calibration frame gets a lesion, pasted in one repeat and rendered as relief in the next, and in
+another copy a distractor. For every term of the score, and for mixes of their kinds: AUROC of the
+frames with a lesion against those without, distractors included. For every term of the map, and for
+mixes in steps of a quarter: AUROC of lesion pixels inside each frame with one, mean over frames. No
+test image is opened.
 """
 
 import argparse
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -148,12 +149,13 @@ def main() -> None:
     print(f"\n| {' | '.join(kinds)} | AUROC |")
     print("| --- " * (len(kinds) + 1) + "|")
     for weights in quarters(len(kinds)):
-        sides = [
-            sum(w * of[:, at].mean(dim=1) for w, at in zip(weights, kinds.values(), strict=True))
+        normal, lesion = (
+            torch.stack([of[:, at].mean(dim=1) for at in kinds.values()], dim=1)
+            @ torch.tensor(weights)
             for of in (without, parts)
-        ]
+        )
         shown = " | ".join(f"{w:g}" for w in weights)
-        print(f"| {shown} | {auroc(*(side.numpy() for side in sides)):.3f} |")
+        print(f"| {shown} | {auroc(normal.numpy(), lesion.numpy()):.3f} |")
     print(f"\n| {' | '.join(program.map_parts)} | pixel AUROC |")
     print("| --- " * (len(program.map_parts) + 1) + "|")
     for weights in quarters(len(program.map_parts)):
