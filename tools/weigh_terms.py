@@ -13,7 +13,6 @@ test image is opened.
 import argparse
 import itertools
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
