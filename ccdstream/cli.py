@@ -882,6 +882,12 @@ def train(
     preset: Annotated[Preset, typer.Option(help="Size of the training.")] = Preset.quick,
     config: ConfigFile = None,
     settings: Settings = None,
+    student: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE", help="Train a small, fast network that follows this bundle instead."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with OUTPUT.run.")] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also log to OUTPUT.run/tensorboard.")
@@ -892,17 +898,22 @@ def train(
     """Train a model bundle from normal frames: pre-training, a detector, calibration, export.
 
     Example: ccdstream train frames/ -o my-model --preset quick --set detector=fanogan
+    Then:    ccdstream train frames/ -o my-fast-model --student my-model
     """
     with _command():
         from trainer.config import load_config
+        from trainer.student import train_student
         from trainer.train import train as train_bundle
 
         chosen = load_config(preset.value, config, settings or ())
         with _training(quiet, "go on with --resume") as watch:
-            train_bundle(
+            train_it = (
+                train_bundle if student is None else partial(train_student, reference=student)
+            )
+            train_it(
                 data,
                 output,
-                chosen,
+                config=chosen,
                 command=_typed(),
                 resume=resume,
                 overwrite=overwrite,

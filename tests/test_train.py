@@ -342,7 +342,7 @@ def test_without_a_gpu_nothing_is_compiled_and_nothing_said(
 ) -> None:
     monkeypatch.setattr(training, "find_gpus", lambda: Gpus((), None, "no NVIDIA driver"))
     said: list[str] = []
-    training._compile_here(bundle, held_out(bundle, data), said.append)
+    training.compile_here(bundle, held_out(bundle, data), said.append)
     assert said == []
 
 
@@ -363,7 +363,7 @@ def test_a_training_ends_by_compiling_for_the_gpu_that_it_ran_on(
 
     monkeypatch.setattr(training, "open_engine", open_it)
     said: list[str] = []
-    training._compile_here(bundle, held_out(bundle, data), said.append)
+    training.compile_here(bundle, held_out(bundle, data), said.append)
     assert [device for device, _ in opened] == ["cpu", "cuda"] and opened[1][1] is not None
     if works:
         assert said[0].startswith("compiled for this machine: ") and "8 normal ones" in said[0]

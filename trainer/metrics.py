@@ -41,6 +41,38 @@ def auroc(normal: np.ndarray, abnormal: np.ndarray) -> float:
     return float((below + not_above).mean() / 2 / len(normal))
 
 
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation of the ranks of two scores of the same things; ties share their mean rank.
+
+    Args:
+        a, b: float [N], both with two different values and no NaN.
+    """
+    return float(np.corrcoef(_ranks(_values("a", a)), _ranks(_values("b", b)))[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    ordered = np.sort(values)
+    below = np.searchsorted(ordered, values, side="left")
+    return np.asarray(below + np.searchsorted(ordered, values, side="right")) / 2
+
+
+def map_correlations(a: np.ndarray, b: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Pearson correlation of two maps over the cells that count, frame by frame.
+
+    Args:
+        a, b: float [N, h, w]. counted: bool [N, h, w].
+
+    Returns:
+        float64 [N]; NaN where a map does not vary over what counts.
+    """
+    found = np.full(len(a), np.nan)
+    for index, cells in enumerate(counted):
+        x, y = (np.asarray(each[index][cells], np.float64) for each in (a, b))
+        if len(x) > 1 and x.std() > 0 and y.std() > 0:
+            found[index] = np.corrcoef(x, y)[0, 1]
+    return found
+
+
 def roc_curve(normal: np.ndarray, abnormal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shares of normal and of abnormal values at or above each threshold, from 0 to 1 each.
 

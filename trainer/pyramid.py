@@ -30,7 +30,10 @@ class Pyramid(nn.Module):
         self.smoothing = nn.ModuleList(_Separable(width) for _ in self.strides)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = self.backbone.maps(x)
+        return self.join(self.backbone.maps(x))
+
+    def join(self, maps: dict[int, Tensor]) -> Tensor:
+        """What `forward` gives, of the backbone's maps by stride: for who needs these too."""
         joined = None
         for stride, lateral, smooth in zip(
             self.strides, self.laterals, self.smoothing, strict=True

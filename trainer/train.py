@@ -187,7 +187,7 @@ def train(
                 for name, some in items.items()
             }
             frames, more, held_out = (
-                _pool(views[name]) for name in ("train", "pretrain", "calibration")
+                pool_of(views[name]) for name in ("train", "pretrain", "calibration")
             )
             try:
                 for each in networks:
@@ -215,8 +215,8 @@ def train(
                 starts={each.scale.name: each.start for each in networks},
                 compute=compute,
             )
-            bundle = _export(program, held_out, manifest, output, overwrite)
-            _compile_here(bundle, held_out, run.say)
+            bundle = export_bundle(program, held_out, manifest, output, overwrite)
+            compile_here(bundle, held_out, run.say)
             size = sum(file["bytes"] for file in bundle.manifest["files"].values())
             run.say(
                 f"{output}: {size / 1e6:.1f} MB, {time.monotonic() - started:.0f} s; losses and "
@@ -289,7 +289,7 @@ def _profile(config: TrainConfig, dataset: Dataset) -> Profile:
 def checkpoint_config(config: TrainConfig) -> dict[str, Any]:
     """What checkpoints depend on: the rest is decided after the last stage, or computes the same,
     and may change on resume."""
-    later = ("name", "preset", "checkpoint_every_s", "compute", "program", "alert")
+    later = ("name", "preset", "checkpoint_every_s", "compute", "program", "alert", "student")
     return {key: value for key, value in config.as_dict().items() if key not in later}
 
 
@@ -501,7 +501,8 @@ def _pictures(pool: Pool, compute: Compute) -> Iterator[tuple[torch.Tensor, torc
         yield normalise(images.float() / 255), valid[:, None].float()
 
 
-def _pool(views: Views) -> Pool:
+def pool_of(views: Views) -> Pool:
+    """Views as a pool, without a copy."""
     return Pool(torch.from_numpy(views.images), torch.from_numpy(views.valid))
 
 
@@ -521,10 +522,14 @@ def _golden_views(profile: Profile) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-def _export(
+def export_bundle(
     program: Program, held_out: Pool, manifest: dict[str, Any], output: Path, overwrite: bool
 ) -> Bundle:
-    """Write the bundle: golden outputs by the eager program, calibration by the engine."""
+    """Write the bundle: golden outputs by the eager program, calibration by the engine.
+
+    Raises:
+        OutputError: `output` exists and `overwrite` is not set, or it cannot be written.
+    """
     frames, valid = _golden_views(Profile.from_dict(manifest["profile"]))
     score, anomaly_map, parts = program(torch.from_numpy(frames), torch.from_numpy(valid))
     golden = Golden(frames, valid, score.numpy(), anomaly_map.numpy(), parts.numpy())
@@ -552,7 +557,7 @@ _GATE_FRAMES = 64
 """Most calibration frames that a compiled engine is compared on."""
 
 
-def _compile_here(bundle: Bundle, held_out: Pool, say: Say) -> None:
+def compile_here(bundle: Bundle, held_out: Pool, say: Say) -> None:
     """Compile for this machine's GPU, where it has one, and hold the engine against the bundle.
 
     The bundle is whole without it: what fails here is said, and the first run tries again.
