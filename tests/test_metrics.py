@@ -16,10 +16,12 @@ from trainer.metrics import (
     estimate,
     estimate_weighted,
     largest_component,
+    map_correlations,
     mean,
     pixel_auroc,
     pooled_auroc,
     roc_curve,
+    spearman,
     weighted_mean,
 )
 
@@ -278,3 +280,29 @@ def test_resamples_where_a_statistic_is_not_defined_are_left_out() -> None:
     assert (figure.value, figure.low, figure.high, figure.n) == (2.0, 1.0, 3.0, 4)
     alone = estimate_weighted(weighted_mean(values[1:]), ["a"] * 3)
     assert (alone.value, alone.low, alone.high) == (2.0, None, None)
+
+
+def test_spearman_is_its_closed_form_without_ties_and_knows_no_scale() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.permutation(40), random.permutation(40)
+    wanted = 1 - 6 * ((a - b) ** 2).sum() / (40 * (40**2 - 1))
+    assert spearman(a, b) == pytest.approx(wanted)
+    assert spearman(np.exp(a / 9), 3.0 * b - 7) == pytest.approx(wanted)
+
+
+def test_values_that_are_tied_share_their_mean_rank() -> None:
+    wanted = np.corrcoef([1, 2.5, 2.5, 4], [2, 1, 3, 4])[0, 1]
+    assert spearman(np.array([0, 5, 5, 9.0]), np.array([2, 1, 3, 4.0])) == pytest.approx(wanted)
+
+
+def test_maps_correlate_over_what_counts_alone() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 3, 8, 8))
+    counted = random.random((3, 8, 8)) < 0.5
+    a[~counted] = 1e9
+    b[2] = 4.0
+    found = map_correlations(a, b, counted)
+    for index in range(2):
+        cells = counted[index]
+        assert found[index] == pytest.approx(np.corrcoef(a[index][cells], b[index][cells])[0, 1])
+    assert np.isnan(found[2])

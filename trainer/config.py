@@ -316,8 +316,8 @@ class StudentConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     hot_weight: float = 1.0
-    """How much more a cell counts for each standard deviation that the reference's map is above its
-    mean there, up to five."""
+    """How much more a cell counts for each standard deviation that the reference's map is above the
+    frame's mean there, up to three."""
     correlation_weight: float = 0.5
     """Of one minus the correlation of each frame's map with the reference's."""
     score_weight: float = 1.0

@@ -9,7 +9,7 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -41,25 +41,46 @@ _CROP_TRIES = 8
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Ranges that the look of an augmented view is drawn from."""
+    """The widest ranges that the look of an augmented view is drawn from.
 
-    as_it_is: float = 0.2
+    Each view draws its own share of them, from nothing to all: a reference calls most views of the
+    full strength anomalous, and a student must follow it among normal ones first.
+    """
+
+    as_it_is: float = 0.25
     """Share of views that keep place, colour and sharpness."""
-    zoom: tuple[float, float] = (1.0, 2.8)
+    turned_p: float = 0.5
+    """Turned by quarters and mirrored."""
+    zoom: float = 2.8
     stretch: float = 0.15
     """Largest relative change of width over height."""
     gain: float = 0.3
     """Largest change of the logarithm of brightness; a third of it for each channel alone."""
     gamma: float = 0.3
     """Largest change of the exponent's logarithm."""
-    saturation: tuple[float, float] = (0.6, 1.4)
+    saturation: float = 0.4
     soft_p: float = 0.25
-    soft_px: tuple[float, float] = (0.4, 2.0)
-    noise_p: float = 0.3
-    noise: tuple[float, float] = (1.0, 8.0)
+    soft_px: float = 2.0
+    noise_p: float = 0.25
+    noise: float = 8.0
     """Standard deviation, in grey levels."""
-    jpeg_p: float = 0.3
-    jpeg_quality: tuple[int, int] = (30, 90)
+    jpeg_p: float = 0.25
+    jpeg_quality: int = 30
+    """The lowest; the highest is 95."""
+
+    def weakened(self, share: float) -> "Look":
+        """With `share` of its ranges."""
+        return replace(
+            self,
+            zoom=self.zoom**share,
+            stretch=self.stretch * share,
+            gain=self.gain * share,
+            gamma=self.gamma * share,
+            saturation=self.saturation * share,
+            soft_px=self.soft_px * share,
+            noise=self.noise * share,
+            jpeg_quality=round(95 - (95 - self.jpeg_quality) * share),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,6 +258,7 @@ def augment(
         As `image` and `valid`; neutral grey where not valid.
     """
     kept = rng.random() < look.as_it_is
+    look = look.weakened(rng.random())
     if not kept:
         image, valid = _moved(image, valid, rng, look)
     if paste is not None and valid.any():
@@ -250,14 +272,13 @@ def augment(
 def _moved(
     image: np.ndarray, valid: np.ndarray, rng: np.random.Generator, look: Look
 ) -> tuple[np.ndarray, np.ndarray]:
-    turns = int(rng.integers(4))
-    image, valid = np.rot90(image, turns), np.rot90(valid, turns)
-    if rng.random() < 0.5:
-        image, valid = image[:, ::-1], valid[:, ::-1]
+    if rng.random() < look.turned_p:
+        turns, step = int(rng.integers(4)), int(rng.choice([1, -1]))
+        image, valid = (np.rot90(each, turns)[:, ::step] for each in (image, valid))
     image, mask = np.ascontiguousarray(image), np.ascontiguousarray(valid).astype(np.uint8)
     height, width = mask.shape
     for _ in range(_CROP_TRIES):
-        zoom = float(np.exp(rng.uniform(*np.log(look.zoom))))
+        zoom = look.zoom ** float(rng.random())
         stretch = float(np.exp(rng.uniform(-look.stretch, look.stretch) / 2))
         across, down = max(zoom * stretch, 1.0), max(zoom / stretch, 1.0)
         left = rng.uniform(0, width * (1 - 1 / across))
@@ -276,18 +297,19 @@ def _in_light(image: np.ndarray, rng: np.random.Generator, look: Look) -> np.nda
     channels = rng.uniform(-look.gain, look.gain, 3) / 3 + rng.uniform(-look.gain, look.gain)
     x = x * np.exp(channels).astype(np.float32)
     grey = x.mean(axis=2, keepdims=True)
-    return np.asarray(grey + np.float32(rng.uniform(*look.saturation)) * (x - grey)) * 255
+    saturation = np.float32(1 + rng.uniform(-look.saturation, look.saturation))
+    return np.asarray(grey + saturation * (x - grey)) * 255
 
 
 def _through_optics(x: np.ndarray, rng: np.random.Generator, look: Look) -> np.ndarray:
     """Blur, noise and compression: float32 to uint8 [H, W, 3]."""
     if rng.random() < look.soft_p:
-        x = cv2.GaussianBlur(x, (0, 0), float(rng.uniform(*look.soft_px)))
+        x = cv2.GaussianBlur(x, (0, 0), 0.2 + look.soft_px * float(rng.random()))
     if rng.random() < look.noise_p:
-        x = x + float(rng.uniform(*look.noise)) * rng.standard_normal(x.shape, np.float32)
+        x = x + look.noise * float(rng.random()) * rng.standard_normal(x.shape, np.float32)
     image: np.ndarray = np.clip(np.rint(x), 0, 255).astype(np.uint8)
     if rng.random() < look.jpeg_p:
-        quality = int(rng.integers(*look.jpeg_quality, endpoint=True))
+        quality = int(rng.integers(look.jpeg_quality, 95, endpoint=True))
         bgr = np.ascontiguousarray(image[..., ::-1])
         packed = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         image = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))[..., ::-1]

@@ -51,8 +51,10 @@ from trainer.train import compile_here, export_bundle, pool_of
 
 _HIGHEST_CELLS = 82
 """Cells of the map whose mean the score sees: one in fifty."""
-_HOTTEST = 5.0
-"""Deviations above the mean beyond which a cell counts no more than others that are hot."""
+_HOTTEST = 3.0
+"""Deviations above a frame's mean beyond which a cell counts no more than others that are hot."""
+_LINEAR = 3.0
+"""Deviations up to which an error counts as it is; beyond, relative to the value."""
 _LIGHT, _NOISE = 0.05, 2 / 255
 """Photometric noise on what the student sees, which leaves the reference's answer as it is."""
 
@@ -159,37 +161,43 @@ def losses(
 ) -> dict[str, Tensor]:
     """How far a student is from the reference, by name, before the weights.
 
-    map: smooth L1 (Girshick, 2015, eq. 3) over valid cells, hot ones weighing more; correlation:
-    1 - Pearson's r of each frame's map; score: smooth L1; ranking: logistic loss of pairs in the
-    batch (Burges et al., 2005), each weighing as much as the two scores differ, up to 1.
+    map and score: smooth L1 (Girshick, 2015, eq. 3) of c asinh(v / c), which leaves values about
+    the normal ones as they are and takes the rest by their logarithm, so that a few frames far off
+    do not outweigh all others; of the map over valid cells, hot ones weighing more. correlation:
+    1 - Pearson's r of each frame's map. ranking: logistic loss of pairs in the batch (Burges et
+    al., 2005), each weighing as much as the two scores differ, up to 1.
 
     Args:
         score: float [N, 1]. anomaly_map: float [N, 1, 64, 64].
     """
     counted = valid_cells(batch.inside[:, 0] > 0.5).float()
     wanted, got = batch.anomaly_map, anomaly_map[:, 0]
-    weight = counted * (1 + config.hot_weight * wanted.clamp(0, _HOTTEST))
-    apart = F.smooth_l1_loss(got, wanted, reduction="none")
+    heat, found = _standard(wanted, counted), _standard(got, counted)
+    weight = counted * (1 + config.hot_weight * heat.clamp(0, _HOTTEST))
+    apart = F.smooth_l1_loss(_softened(got), _softened(wanted), reduction="none")
+    correlation = (heat * found).sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
     wanted_order = batch.score[:, None] - batch.score
     order = score - score[:, 0]
     pairs = F.softplus(-order * wanted_order.sign()) * wanted_order.abs().clamp(max=1)
     return {
         "map": (weight * apart).sum() / weight.sum().clamp(min=1),
-        "correlation": (1 - _correlation(got, wanted, counted)).mean(),
-        "score": F.smooth_l1_loss(score[:, 0], batch.score),
+        "correlation": (1 - correlation).mean(),
+        "score": F.smooth_l1_loss(_softened(score[:, 0]), _softened(batch.score)),
         "ranking": pairs.mean(),
     }
 
 
-def _correlation(a: Tensor, b: Tensor, counted: Tensor) -> Tensor:
-    """Pearson's r over the cells that count, frame by frame: float [N, h, w] each -> [N]."""
+def _softened(x: Tensor) -> Tensor:
+    return _LINEAR * torch.asinh(x / _LINEAR)
+
+
+def _standard(maps: Tensor, counted: Tensor) -> Tensor:
+    """In deviations from each frame's mean over the cells that count, 0 in the others; float
+    [N, h, w] each."""
     number = counted.sum(dim=(1, 2), keepdim=True).clamp(min=1)
-    a, b = (
-        (each - (each * counted).sum(dim=(1, 2), keepdim=True) / number) * counted
-        for each in (a, b)
-    )
-    scale = a.square().sum(dim=(1, 2)) * b.square().sum(dim=(1, 2))
-    return (a * b).sum(dim=(1, 2)) / (scale + 1e-6).sqrt()
+    centred = (maps - (maps * counted).sum(dim=(1, 2), keepdim=True) / number) * counted
+    variance = centred.square().sum(dim=(1, 2), keepdim=True) / number
+    return centred / (variance + 1e-6).sqrt()
 
 
 def fit(student: Student, lessons: Lessons, config: StudentConfig, run: Run, *, seed: int) -> None:
