@@ -424,7 +424,7 @@ def with_lesions(pool: Pool, paste: Paste, *, seed: int) -> Pool:
     for number, (image, inside) in enumerate(
         zip(pool.images.numpy(), pool.valid.numpy(), strict=True)
     ):
-        rng = np.random.default_rng((seed, number))
+        rng = np.random.default_rng((seed, 1, number))  # not those of the lessons
         frame = np.ascontiguousarray(image.transpose(1, 2, 0))
         frame, inside = augment(frame, inside, rng, paste)
         images.append(frame.transpose(2, 0, 1))
