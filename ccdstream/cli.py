@@ -883,9 +883,11 @@ def train(
     config: ConfigFile = None,
     settings: Settings = None,
     student: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="BUNDLE", help="Train a small, fast network that follows this bundle instead."
+            metavar="BUNDLE",
+            help="Train a small, fast network that follows this bundle instead: a folder, or a "
+            "packaged one's name.",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with OUTPUT.run.")] = False,
@@ -901,15 +903,16 @@ def train(
     Then:    ccdstream train frames/ -o my-fast-model --student my-model
     """
     with _command():
+        from ccdstream.packaged import find_model
         from trainer.config import load_config
         from trainer.student import train_student
         from trainer.train import train as train_bundle
 
         chosen = load_config(preset.value, config, settings or ())
         with _training(quiet, "go on with --resume") as watch:
-            train_it = (
-                train_bundle if student is None else partial(train_student, reference=student)
-            )
+            train_it: Callable[..., Any] = train_bundle
+            if student is not None:
+                train_it = partial(train_student, reference=find_model(student).path)
             train_it(
                 data,
                 output,

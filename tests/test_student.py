@@ -66,12 +66,12 @@ def student(data: Path, reference: Bundle, tmp_path_factory: pytest.TempPathFact
 def test_the_bundle_says_whose_student_it_is_and_how_well_it_follows(
     student: Bundle, reference: Bundle
 ) -> None:
-    training = student.manifest["training"]
+    said = student.manifest["student"]
     assert student.name == "toy-student"
-    assert training["student_of"] == reference.model_id
-    assert training["config"]["student"]["views"] == 40
-    assert -1 <= training["fidelity"]["spearman"] <= 1
-    assert training["fidelity"]["frames"] == 16
+    assert said["of"] == reference.model_id
+    assert student.manifest["training"]["config"]["student"]["views"] == 40
+    assert -1 <= said["spearman"] <= 1
+    assert said["frames"] == 16
     assert (student.profile, student.alert) == (reference.profile, reference.alert)
     assert student.manifest["licences"] == ["its licence"]
     assert student.manifest["calibration"]["frames"] == 8

@@ -389,9 +389,10 @@ def train_student(
 
 def _teacher(path: Path) -> Bundle:
     bundle = load_bundle(path)
-    if of := bundle.manifest["training"].get("student_of"):
+    if student := bundle.manifest.get("student"):
+        of = f", of {student['of']}" if isinstance(student, dict) and "of" in student else ""
         raise BundleError(
-            f"{path} is a student itself, of {of}. Name the bundle that it follows instead."
+            f"{path} is a student itself{of}. Name the bundle that it follows instead."
         )
     if bundle.map_size != (MAP_SIZE, MAP_SIZE):
         height, width = bundle.map_size
@@ -457,7 +458,7 @@ def fidelity(reference: Answers, student: Answers, valid: Tensor) -> dict[str, A
         "spearman": round(spearman(reference.scores.numpy(), student.scores.numpy()), 4),
         "map_correlation": round(float(np.nanmean(maps)), 4),
         "frames": len(valid),
-        "of": "calibration frames, as they are and with a synthetic lesion in another light",
+        "measured_on": "calibration frames, as they are and with a lesion in another light",
     }
 
 
@@ -466,8 +467,6 @@ def _of_student(
 ) -> dict[str, Any]:
     """The manifest with what is the reference's, and whose student it is."""
     training = manifest["training"] | {
-        "student_of": teacher.model_id,
-        "fidelity": figures,
         "config": {
             "seed": config.seed,
             "max_images": config.max_images,
@@ -475,6 +474,7 @@ def _of_student(
         },
     }
     return manifest | {
+        "student": {"of": teacher.model_id, **figures},
         "alert": teacher.alert,
         "licences": sorted({*manifest["licences"], *map(str, teacher.manifest["licences"])}),
         "training": training,
