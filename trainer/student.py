@@ -44,6 +44,7 @@ from trainer.modes import evaluating
 from trainer.pictures import plot_losses
 from trainer.pretrain import cosine
 from trainer.pyramid import Pyramid
+from trainer.relief import render_lesion
 from trainer.runs import Progress, Run, Say, say_on_stderr, say_progress
 from trainer.sampling import Pool
 from trainer.synthetic import paste_lesion
@@ -239,6 +240,15 @@ def fit(student: Student, lessons: Lessons, config: StudentConfig, run: Run, *, 
     student.eval()
 
 
+def either_lesion(
+    image: np.ndarray, valid: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A lesion of one family or the other, pasted or rendered, as a localiser is taught on."""
+    if rng.random() < 0.5:
+        return paste_lesion(image, valid, rng)
+    return render_lesion(image, valid, rng)
+
+
 def train_student(
     data: Path,
     output: Path,
@@ -252,7 +262,7 @@ def train_student(
     say: Say = say_on_stderr,
     on_progress: Callable[[Progress], None] = say_progress,
     stopped: Callable[[], bool] = lambda: False,
-    paste: Paste = paste_lesion,
+    paste: Paste = either_lesion,
 ) -> Bundle | None:
     """Train a student of the bundle `reference` on `data` and write its bundle to `output`.
 
