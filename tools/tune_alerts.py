@@ -54,6 +54,7 @@ from trainer.data import content_hash, find_data, read_image
 from trainer.items import Item
 from trainer.metrics import Estimate, estimate
 from trainer.pseudo_video import DISTURBANCES, Paste, Still, film, make_still
+from trainer.truth import Box, centred_in
 
 MOST_FALSE_A_MINUTE = 0.5
 """Of those that last `LASTING_S`: half of what the product may have, for these stills are few."""
@@ -429,18 +430,16 @@ def finds(stream: Stream, watched: Watched) -> list[Found]:
                 start_delay_s=max(0.0, meeting[0].start_s - onset_s) if meeting else None,
                 alerts=len(meeting),
                 before=bool((alerting == first - 1).any()),
-                points=seen is not None and middle_within(stream.hot[seen], stream.lesion[seen]),
+                points=seen is not None and _points(stream, seen),
             )
         )
     return found
 
 
-def middle_within(box: Sequence[int] | np.ndarray, other: Sequence[int] | np.ndarray) -> bool:
-    """Whether the middle of one box (x, y, width, height) lies in another; x is -1 for none."""
-    if box[0] < 0 or other[0] < 0:
-        return False
-    x, y = box[0] + box[2] / 2, box[1] + box[3] / 2
-    return bool(other[0] <= x <= other[0] + other[2] and other[1] <= y <= other[1] + other[3])
+def _points(stream: Stream, index: int) -> bool:
+    hot: Box = tuple(stream.hot[index].tolist())
+    lesion: Box = tuple(stream.lesion[index].tolist())
+    return hot[0] >= 0 and lesion[0] >= 0 and centred_in(hot, lesion)
 
 
 # -- figures --------------------------------------------------------------------------------------
@@ -623,8 +622,8 @@ def gate(streams: Sequence[Stream]) -> dict[str, dict[str, float]]:
         for name in ("flags", "disturbed", "clear")
     }
     alone = together["disturbed"].sum(axis=1) == 1
-    rows = {kind: alone & together["disturbed"][:, n] for n, kind in enumerate(KINDS)}
-    rows = {"undisturbed": together["clear"], **rows}
+    rows: dict[str, np.ndarray] = {"undisturbed": together["clear"]}
+    rows |= {kind: alone & together["disturbed"][:, n] for n, kind in enumerate(KINDS)}
     return {
         name: {
             "frames": int(chosen.sum()),
