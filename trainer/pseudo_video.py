@@ -387,7 +387,8 @@ def _take(
     field = FieldOfView(0, 0, FRAME_PX, FRAME_PX, outline)
     frame = recorder.record(image, index)
     view = view_of_image(frame, profile, field=field)
-    valid = view.valid & _warp(shot.inside, place, VIEW_SIZE[0], cv2.INTER_NEAREST).astype(bool)
+    within = _warp(shot.inside, place, VIEW_SIZE[0], cv2.INTER_NEAREST).astype(bool)
+    valid = view.valid & still.clear & within
     view.image[~valid] = NEUTRAL
     visible, box = 0.0, None
     if shot.lesion is not None:
