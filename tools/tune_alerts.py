@@ -98,8 +98,9 @@ class Setting:
         return AlertRule(self.enter, self.leave, self.min_duration_s, self.merge_gap_s, 0.0)
 
 
-def settings(grid: Mapping[str, Sequence[float]] = GRID) -> list[Setting]:
-    """Every setting of a grid, in its order."""
+def settings(grid: Mapping[str, Sequence[float]] | None = None) -> list[Setting]:
+    """Every setting of a grid, `GRID` if none is given, in its order."""
+    grid = GRID if grid is None else grid
     found = []
     for values in itertools.product(*(grid[field.name] for field in fields(Setting))):
         time_constant_s, enter, times, min_duration_s, merge_gap_s = values
