@@ -202,13 +202,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows: list[dict[str, object]] = []
     for number in range(16):
         name = f"{number}.png"
-        save(
-            folder / name, scene(size=SMALL, box=(12, 6, 156, 132), inside=tissue(SMALL, number, 8))
-        )
+        inside = tissue(SMALL, number, smallest_px=8)
+        save(folder / name, scene(size=SMALL, box=(12, 6, 156, 132), inside=inside))
         split = "calibration" if number % 2 else "train"
-        rows.append(
-            {"path": name, "label": "normal", "split": split, "group": f"g{number // 4}{split}"}
-        )
+        group = f"{split} {number // 4}"
+        rows.append({"path": name, "label": "normal", "split": split, "group": group})
     write_index(folder, rows)
     return folder
 

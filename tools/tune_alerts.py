@@ -712,7 +712,7 @@ def find_paste(name: str) -> Paste:
     except (ImportError, AttributeError, ValueError) as error:
         raise DataError(
             f"there is no {name} that pastes lesions ({error}). Give MODULE:FUNCTION, such as "
-            "trainer.synthetic:paste_lesion."
+            "trainer.relief:render_lesion."
         ) from error
     return paste
 
@@ -806,7 +806,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=25.0, help="frames a second")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--lesion", default="trainer.synthetic:paste_lesion", help="MODULE:FUNCTION that pastes one"
+        "--lesion", default="trainer.relief:render_lesion", help="MODULE:FUNCTION that pastes one"
     )
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
     parser.add_argument("--top", type=int, default=8, help="settings to show beside the chosen one")
