@@ -29,6 +29,7 @@ import importlib
 import itertools
 import json
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -301,7 +302,7 @@ def load_streams(path: Path, key: str) -> list[Stream] | None:
                 )
                 for number in range(int(arrays["streams"]))
             ]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{show_path(path)} holds no scores ({type(error).__name__}). Remove it, or name "
             "another file."
