@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -32,7 +33,7 @@ from tests.marked_videos import (
 )
 from trainer.clips import Clip, watch
 from trainer.evaluate_video import FILES, evaluate, false_runs, matched_threshold, table
-from trainer.truth import read_truth
+from trainer.truth import iou, read_truth
 
 A, B = ("a",), ("b",)
 MIXED = [
@@ -199,6 +200,35 @@ def test_alert_latency_waits_for_the_product(tmp_path: Path) -> None:
     assert lesions["alerted"] == 1
     assert value(lesions["latency_s"]["median"]) == 0
     assert value(lesions["alert_latency_s"]["median"]) == pytest.approx(0.08)
+
+
+def test_an_alert_opens_before_it_is_shown_and_its_box_is_held_against_the_lesion(
+    tmp_path: Path,
+) -> None:
+    on = [Shot(HIGH), *[Shot(HIGH, "a", A)] * 3, Shot(HIGHEST, "a", A)]
+    beside = [Shot(LOW), *[Shot(HIGH, "b", A)] * 3, Shot(LOW)]
+    nowhere = [*[Shot(HIGH, None, A)] * 3, Shot(LOW)]
+    document = measured(tmp_path, [*on, *beside, *nowhere])
+    alerts = document["alerts"]
+    assert (alerts["count"], alerts["on_lesion"]) == (3, 1)
+    first, second, third = alerts["each"]
+    assert (first["opens_after_s"], first["shown_after_s"]) == pytest.approx((0.0, 0.08))
+    assert (second["opens_after_s"], second["shown_after_s"]) == pytest.approx((0.24, 0.32))
+    assert first["peak_s"] == pytest.approx(0.16)
+    assert first["iou"] == pytest.approx(iou(first["box"], SITES["a"]))
+    assert first["on_lesion"] and first["iou"] > 0.5
+    assert not second["on_lesion"] and second["iou"] == 0
+    assert third["box"] is None and not third["on_lesion"]
+    text = table(document)
+    assert re.search(r"the first opens after +0\.00 s", text)
+    assert re.search(r"is shown after +0\.08 s", text)
+    assert "on a lesion                               1 of 3" in text
+
+
+def test_a_recording_without_an_alert_says_so(tmp_path: Path) -> None:
+    document = measured(tmp_path, [Shot(LOW), Shot(LOW, "a", A)])
+    assert document["alerts"] == {"count": 0, "on_lesion": 0, "each": []}
+    assert "alerts of the product                       0\n\n" in table(document)
 
 
 # -- false alerts ---------------------------------------------------------------------------------

@@ -19,6 +19,10 @@ is TRUE-Colon's rule, too (arXiv 2608.13711).
     false run            consecutive called frames without a lesion, shown for 0.1, 0.5, 1, 2 s or
                          longer (Holzwanger et al. count such traces); uninformative frames end one
     false alert          an alert of the product during which no lesion can be seen
+    an alert opens       at its first frame that reaches `enter`, and is shown from its first frame
+                         in state ALERT on, once it has lasted for `min_duration_s`
+    it is on a lesion    where its box, that of its peak, has its middle in the box of a lesion that
+                         this frame shows; an alert without a box is on none
 
 Uninformative frames are counted as not called, and left out, in figures side by side. Intervals are
 of a bootstrap over videos; there is none for a single one.
@@ -46,7 +50,7 @@ from trainer.coco import frame_name, ground_truth, predictions
 from trainer.items import counted
 from trainer.metrics import auroc, average_precision, estimate, mean
 from trainer.timeline import draw_timelines, runs_of
-from trainer.truth import LINK_GAP_S, Truth, find_truth, no_truth, read_truth
+from trainer.truth import LINK_GAP_S, Truth, centred_in, find_truth, iou, no_truth, read_truth
 
 T = TypeVar("T")
 
@@ -98,6 +102,25 @@ class Lesion:
     """The frame before its first one was called already: its latency may be no merit."""
 
 
+@dataclass(frozen=True, slots=True)
+class AlertSeen:
+    """An alert of the product. Seconds are of the recording's clock, `_after_s` since its first
+    frame."""
+
+    video: str
+    number: int
+    start_s: float
+    end_s: float
+    peak_s: float
+    opens_after_s: float
+    shown_after_s: float
+    box: list[int] | None
+    """[x, y, width, height] in frame pixels, at the peak; None where nothing stands out."""
+    iou: float
+    """With the lesion of the peak frame that the box overlaps most; 0 with none."""
+    on_lesion: bool
+
+
 def evaluate(
     videos: Sequence[Path],
     bundle: Bundle,
@@ -131,6 +154,7 @@ def evaluate(
         `lesions` {visible, detected, missed, called_before, alerted, detection_rate,
         detected_share, latency_s, alert_latency_s, each [`Lesion`]}; latencies are {median, q1,
         q3, n}, of the lesions that were found at all.
+        `alerts` {count, on_lesion, each [`AlertSeen`]}.
         `false_alerts` {lesion_free_s, runs {seconds: {count, a_minute}}, product {alerts, count,
         a_minute, share_of_time}}.
         Figures are {value, low, high, n, videos}; null where there was nothing to measure.
@@ -187,6 +211,7 @@ def evaluate(
             for treatment in ("counted", "left_out")
         },
         "lesions": _lesion_figures(lesions, resamples),
+        "alerts": _alert_figures(clips),
         "false_alerts": _false_alert_figures(clips, enter, resamples),
     }
     if out is not None:
@@ -239,6 +264,17 @@ def table(evaluation: Evaluation) -> str:
         row("marked lesions", "none")
     lines.append("")
 
+    alerts = evaluation["alerts"]
+    row("alerts of the product", str(alerts["count"]))
+    if alerts["count"]:
+        row("  on a lesion", f"{alerts['on_lesion']} of {alerts['count']}")
+    if alerts["count"] and counts["videos"] == 1:
+        first = alerts["each"][0]
+        row("  the first opens after", f"{first['opens_after_s']:.2f} s")
+        row("  ... is shown after", f"{first['shown_after_s']:.2f} s")
+        row("  ... box, IoU with a lesion", _place(first))
+    lines.append("")
+
     false = evaluation["false_alerts"]
     if free_s := false["lesion_free_s"]:
         row("without a marked lesion", f"{free_s:.1f} s of stream")
@@ -258,6 +294,8 @@ def table(evaluation: Evaluation) -> str:
         "",
         "Called: an informative frame so unusual that its smoothed score reaches the threshold. "
         "Pointed at: called, and the hottest box meets the marked one at all (overlap, IoU > 0).",
+        "On a lesion: the middle of the alert's box, at its peak, lies in a marked one. An alert "
+        "is shown once it has lasted long enough.",
         f"The threshold for specificity {1 - TARGET_FPR:g} is fitted to the frames that it is "
         "reported on.",
         "In brackets: 95 % intervals over videos."
@@ -479,6 +517,44 @@ def _lesion_figures(clips: Sequence[Sequence[Lesion]], resamples: int) -> dict[s
     }
 
 
+def _alerts_of(clip: Clip) -> list[AlertSeen]:
+    """The alerts of a clip, in order of time."""
+
+    def after(pts: int) -> float:
+        return float((pts - int(clip.pts[0])) * clip.time_base)
+
+    found = []
+    for alert in clip.alerts:
+        during = (clip.pts >= alert.start_pts) & (clip.pts <= alert.end_pts)
+        peak = clip.lesions[int(np.flatnonzero(clip.pts == alert.peak_pts)[0])]
+        boxes = [box for _, box in peak]
+        found.append(
+            AlertSeen(
+                video=show_path(clip.video.name),
+                number=alert.number,
+                start_s=alert.start_s,
+                end_s=alert.end_s,
+                peak_s=alert.peak_s,
+                opens_after_s=after(alert.start_pts),
+                # an alert is one since it was long enough: then its state was ALERT
+                shown_after_s=after(int(clip.pts[during & clip.alerting][0])),
+                box=list(alert.box) if alert.box else None,
+                iou=max((iou(alert.box, box) for box in boxes if alert.box), default=0.0),
+                on_lesion=any(centred_in(alert.box, box) for box in boxes if alert.box),
+            )
+        )
+    return found
+
+
+def _alert_figures(clips: Sequence[Clip]) -> dict[str, Any]:
+    alerts = [alert for clip in clips for alert in _alerts_of(clip)]
+    return {
+        "count": len(alerts),
+        "on_lesion": sum(alert.on_lesion for alert in alerts),
+        "each": [asdict(alert) for alert in alerts],
+    }
+
+
 def false_runs(clip: Clip, threshold: float) -> list[Fraction]:
     """How long, in seconds, each run of called frames without a lesion is shown."""
     false = (clip.scores >= threshold) & ~clip.visible
@@ -617,6 +693,14 @@ def _with_interval(figure: Mapping[str, Any], factor: float, form: str, unit: st
     if figure["low"] is None:
         return text
     return f"{text} ({factor * figure['low']:{form}}-{factor * figure['high']:{form}})"
+
+
+def _place(alert: Mapping[str, Any]) -> str:
+    if alert["box"] is None:
+        return "none, the whole frame is unusual"
+    x, y, width, height = alert["box"]
+    where = "on a lesion" if alert["on_lesion"] else "beside"
+    return f"{width}x{height} at ({x}, {y}), {alert['iou']:.2f}, {where}"
 
 
 def _latency(figure: Mapping[str, Any] | None) -> str:

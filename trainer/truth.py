@@ -148,6 +148,12 @@ def iou(a: Box, b: Box) -> float:
     return both / (a[2] * a[3] + b[2] * b[3] - both)
 
 
+def centred_in(box: Box, other: Box) -> bool:
+    """Whether the middle of a box lies in another one, or on its edge."""
+    x, y = box[0] + box[2] / 2, box[1] + box[3] / 2
+    return other[0] <= x <= other[0] + other[2] and other[1] <= y <= other[1] + other[3]
+
+
 def _doubled(box: Box) -> Box:
     """Twice as wide and high, about the same centre."""
     x, y, width, height = box
