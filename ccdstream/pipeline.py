@@ -19,6 +19,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+import cv2
+
 from ccdstream import NOTICE, __version__
 from ccdstream.alert import Alert, AlertRule, AlertTracker, Observation, hottest_region
 from ccdstream.bundle import Bundle
@@ -415,6 +417,9 @@ def run(
 ) -> RunResult:
     """Analyse one recording and leave its results in `files`: all of them whole, or none.
 
+    From then on OpenCV computes in the threads that call it, in all of the process: threads of its
+    own would only take the cores from the other stages, and make the one that calls it wait.
+
     Args:
         scorer: what runs of several recordings at once share; None for one of this engine alone.
         stopped: asked before every frame; once it says so, the input ends there and every file is
@@ -425,6 +430,7 @@ def run(
         OutputError: a result exists already or cannot be written.
     """
     started = time.perf_counter()
+    cv2.setNumThreads(1)
     scorer = scorer or make_scorer(engine)
     gpu = None if isinstance(scorer, Scorer) else scorer.place.index
     result = RunResult(files)
