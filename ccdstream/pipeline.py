@@ -19,8 +19,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-import cv2
-
 from ccdstream import NOTICE, __version__
 from ccdstream.alert import Alert, AlertRule, AlertTracker, Observation, hottest_region
 from ccdstream.bundle import Bundle
@@ -32,6 +30,7 @@ from ccdstream.errors import BundleError, OutputError, VideoOpenError, show_path
 from ccdstream.frames import DeviceFrame, FieldOfView, Frame, Fused, Scored, View
 from ccdstream.fuse import Calibration, Fuser
 from ccdstream.prefetch import prefetch
+from ccdstream.process import settle
 from ccdstream.quality import QualityLimits, flags, measure
 from ccdstream.render import Overlay
 from ccdstream.report.alerts import AlertsCsv, AlertsJsonl, AlertsVtt, alert_title
@@ -420,8 +419,7 @@ def run(
 ) -> RunResult:
     """Analyse one recording and leave its results in `files`: all of them whole, or none.
 
-    From then on OpenCV computes in the threads that call it, in all of the process: threads of its
-    own would only take the cores from the other stages, and make the one that calls it wait.
+    Settles the process first, for its life: see `ccdstream.process`.
 
     Args:
         scorer: what runs of several recordings at once share; None for one of this engine alone.
@@ -433,7 +431,7 @@ def run(
         OutputError: a result exists already or cannot be written.
     """
     started = time.perf_counter()
-    cv2.setNumThreads(1)
+    settle()
     scorer = scorer or make_scorer(engine)
     gpu = None if isinstance(scorer, Scorer) else scorer.place.index
     result = RunResult(files)

@@ -55,6 +55,7 @@ from ccdstream.pipeline import (
     scored,
 )
 from ccdstream.prefetch import prefetch
+from ccdstream.process import settle
 from ccdstream.render import Overlay
 from ccdstream.report.files import write_text
 from ccdstream.report.scores import ScoresCsv
@@ -434,6 +435,7 @@ def report_on(
     recordings = [what_it_is(video) for video in videos]  # a bad one is told before the work
     found = doctor.report(model)
     load_before = _load()
+    settle()  # for every way alike
     bundle = load_bundle(model)
     started = time.perf_counter()
     engine = open_engine(bundle)
