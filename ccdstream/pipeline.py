@@ -30,6 +30,7 @@ from ccdstream.errors import BundleError, OutputError, VideoOpenError, show_path
 from ccdstream.frames import DeviceFrame, FieldOfView, Frame, Fused, Scored, View
 from ccdstream.fuse import Calibration, Fuser
 from ccdstream.prefetch import prefetch
+from ccdstream.process import settle
 from ccdstream.quality import QualityLimits, flags, measure
 from ccdstream.render import Overlay
 from ccdstream.report.alerts import AlertsCsv, AlertsJsonl, AlertsVtt, alert_title
@@ -56,17 +57,18 @@ DEVICE_BATCH = 8
 class StopWatch:
     """Seconds spent in each stage. Stages in different threads overlap: do not add them up."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._clock = clock
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Add the time that the block takes to `stage`."""
-        started = time.perf_counter()
+        started = self._clock()
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - started
+            self.seconds[stage] += self._clock() - started
 
     def over(self, stage: str, items: Iterable[T]) -> Iterator[T]:
         """Give `items`, adding to `stage` the time that producing each takes."""
@@ -158,9 +160,9 @@ def analyse(
     """
     with route as frames:
         on_device = sink is not None and sink.encoder == "nvenc"
-        concluded = _concluded(frames, fuser, tracker, overlay, watch, on_device=on_device)
+        ahead = concluded(frames, fuser, tracker, overlay, watch, on_device=on_device)
         # what is drawn is drawn while the frame before is encoded; the rest is not worth a thread
-        with nullcontext(concluded) if overlay is None else prefetch(concluded, depth=2) as items:
+        with nullcontext(ahead) if overlay is None else prefetch(ahead, depth=2) as items:
             for item in items:
                 judged = item.judged
                 if sink is not None and item.drawn is not None:
@@ -173,7 +175,7 @@ def analyse(
         on_alert(alert)
 
 
-def _concluded(
+def concluded(
     frames: Iterator[Judged],
     fuser: Fuser,
     tracker: AlertTracker,
@@ -182,6 +184,7 @@ def _concluded(
     *,
     on_device: bool,
 ) -> Iterator[Concluded]:
+    """What frames mean as they follow each other, and their overlay where one is drawn."""
     for judged in frames:
         with watch.measure("fuse"):
             seconds = judged.seconds
@@ -232,13 +235,13 @@ def host_route(
 ) -> Iterator[Iterator[Judged]]:
     """Look at frames one by one and score them `batch` at a time."""
     with (
-        prefetch(_looked(frames, look, batch, watch), depth=2) as batches,
-        prefetch(_scored(batches, scorer, watch), depth=1) as scored,
+        prefetch(looked(frames, look, batch, watch), depth=2) as batches,
+        prefetch(scored(batches, scorer, watch), depth=1) as judged,
     ):
-        yield chain.from_iterable(scored)
+        yield chain.from_iterable(judged)
 
 
-def _looked(
+def looked(
     frames: Iterable[Frame], look: Callable[[Frame], Seen], batch: int, watch: StopWatch
 ) -> Iterator[list[Seen]]:
     """Batches of `batch` frames (the last may be fewer)."""
@@ -249,9 +252,10 @@ def _looked(
         yield seen
 
 
-def _scored(
+def scored(
     batches: Iterable[list[Seen]], scorer: Scorer, watch: StopWatch
 ) -> Iterator[list[Judged]]:
+    """The same batches, with what the model says of them."""
     for batch in batches:
         with watch.measure("score"):
             results = scorer.score([item.view for item in batch])
@@ -415,6 +419,8 @@ def run(
 ) -> RunResult:
     """Analyse one recording and leave its results in `files`: all of them whole, or none.
 
+    Settles the process first, for its life: see `ccdstream.process`.
+
     Args:
         scorer: what runs of several recordings at once share; None for one of this engine alone.
         stopped: asked before every frame; once it says so, the input ends there and every file is
@@ -425,6 +431,7 @@ def run(
         OutputError: a result exists already or cannot be written.
     """
     started = time.perf_counter()
+    settle()
     scorer = scorer or make_scorer(engine)
     gpu = None if isinstance(scorer, Scorer) else scorer.place.index
     result = RunResult(files)

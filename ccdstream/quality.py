@@ -11,6 +11,7 @@ written, but it neither opens nor closes an alert.
     mostly_invalid    too little is left beside border, overlay and highlights
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -27,6 +28,7 @@ INNER_PX = 7
 """Fine detail is measured where such a box around is valid: the edge of the grey fill is none."""
 FEWEST_PX = 1000
 """Measures of fewer pixels say nothing."""
+_SMOOTHING = np.array((0.25, 0.5, 0.25), np.float32)
 _SECOND_DIFFERENCES = tuple(
     np.array(kernel, np.float32)
     for kernel in (
@@ -62,13 +64,11 @@ def measure(view: View) -> dict[str, float]:
     if np.count_nonzero(inner) < FEWEST_PX:
         return dict.fromkeys(MEASURES, float("nan"))
     luma = cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
-    fine = _fine_detail(luma, inner)
-    _, contrast = cv2.meanStdDev(luma, mask=valid)
-    darkest = cv2.min(cv2.min(view.image[..., 0], view.image[..., 1]), view.image[..., 2])
+    red, green, blue = cv2.split(view.image)
+    darkest = cv2.min(cv2.min(red, green), blue)
     return measures_from(
-        fine=fine,
+        fine=_fine_detail(luma, inner),
         coarse=_coarse_detail(luma, valid),
-        contrast=float(contrast.item()),
         luma=_histogram(luma, valid),
         darkest=_histogram(darkest, valid),
         mean_rgb=cv2.mean(view.image, mask=valid)[:3],
@@ -79,7 +79,6 @@ def measures_from(
     *,
     fine: Sequence[float],
     coarse: float,
-    contrast: float,
     luma: np.ndarray,
     darkest: np.ndarray,
     mean_rgb: Sequence[float],
@@ -89,17 +88,16 @@ def measures_from(
     Args:
         fine: fine detail by direction.
         coarse: coarse detail.
-        contrast: standard deviation of luma.
         luma: float64 [256], share of the pixels of each level.
         darkest: float64 [256], the same of the darkest channel.
         mean_rgb: mean of each channel.
     """
-    shares = np.cumsum(luma)
+    shares, levels = np.cumsum(luma), np.arange(256.0)
     return {
         "sharpness": min(fine) / max(coarse, 0.01) ** 0.5,
         "evenness": min(fine) / max(*fine, 0.01),
         "brightness": float(np.searchsorted(shares, 0.9)),
-        "contrast": contrast,
+        "contrast": math.sqrt(np.square(levels - levels @ luma) @ luma),
         "haze": float(np.searchsorted(np.cumsum(darkest), 0.05)),
         "glare": max(0.0, float(1 - shares[_GLARE_LUMA])),
         "redness": mean_rgb[0] / max(sum(mean_rgb), 1.0),
@@ -108,7 +106,7 @@ def measures_from(
 
 def _fine_detail(luma: np.ndarray, inner: np.ndarray) -> list[float]:
     """Of the luma, by direction; slightly smoothed, since grain is no detail."""
-    smooth = cv2.GaussianBlur(luma.astype(np.float32), (3, 3), 0)
+    smooth = cv2.sepFilter2D(luma, cv2.CV_32F, _SMOOTHING, _SMOOTHING)
     return [_rms(cv2.filter2D(smooth, -1, kernel), inner) for kernel in _SECOND_DIFFERENCES]
 
 
@@ -121,8 +119,8 @@ def _coarse_detail(luma: np.ndarray, valid: np.ndarray) -> float:
 
 
 def _rms(values: np.ndarray, where: np.ndarray) -> float:
-    mean, deviation = cv2.meanStdDev(values, mask=where)
-    return float(np.hypot(mean, deviation).item())
+    count = max(cv2.countNonZero(where), 1)
+    return cv2.norm(values, cv2.NORM_L2, where) / math.sqrt(count)
 
 
 def _histogram(plane: np.ndarray, valid: np.ndarray) -> np.ndarray:

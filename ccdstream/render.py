@@ -111,6 +111,7 @@ class Overlay:
         self._heat = _HeatPainter(size, colour)
         self._outline = _OutlinePainter(size, self._layout.line_px, self._yuv)
         self._foot = self._empty_foot()
+        self._drawn_line: tuple[object, Layer] | None = None  # of which history, and the time line
         self._layers: list[Mark] = []
 
     def draw(
@@ -198,7 +199,17 @@ class Overlay:
         return canvas.layer()
 
     def _time_line(self) -> Layer:
-        """Score against time so far, coloured by state, below the words."""
+        """Score against time so far, coloured by state, below the words; kept while it is the same.
+
+        A column stands for a second or more of most recordings.
+        """
+        history = self._history
+        shown = (history.now, history.score.tobytes(), history.state.tobytes())
+        if self._drawn_line is None or self._drawn_line[0] != shown:
+            self._drawn_line = shown, self._new_time_line()
+        return self._drawn_line[1]
+
+    def _new_time_line(self) -> Layer:
         top, left, height, width = self._layout.graph
         line = self._layout.line_px
         canvas = self._foot.copy()

@@ -78,6 +78,11 @@ def test_each_kind_of_run_tells_its_own_stages(report: dict) -> None:
     assert list(stages["run"]) == ["decode", "view", "score", "fuse", "render", "encode"]
     assert list(stages["run_none"]) == ["decode", "view", "score", "fuse"]
     wall_ms = report["videos"][0]["ways"]["run"]["wall_s"]["all"]
+    in_turn = report["videos"][0]["stage_cpu_ms_per_frame"]
+    assert list(in_turn) == [*stages["run"], "report"]
+    of_the_way = report["videos"][0]["ways"]["in_turn"]["cpu_ms_per_frame"]["all"]
+    for number, whole in enumerate(of_the_way):
+        assert 0 < sum(stage["all"][number] for stage in in_turn.values()) <= whole
     for stage in stages["run"].values():
         for ms, wall_s in zip(stage["all"], wall_ms, strict=True):
             assert 0 < ms * 2 * FRAMES <= 1000 * wall_s
@@ -131,6 +136,7 @@ def test_a_ratio_is_the_middle_of_those_within_rounds() -> None:
         "transcode": [Cost(Work(10), s, s) for s in plain],
         "run": [Cost(Work(10, stage_s), s, s) for s in run],
         "run_none": [Cost(Work(10, stage_s), s, s) for s in run],
+        "in_turn": [Cost(Work(10, {"score": s}), s, s) for s in run],
     }
     found = bench_run.figures(costs)
     assert found["to_transcode"]["run"]["wall"] == {
@@ -140,6 +146,7 @@ def test_a_ratio_is_the_middle_of_those_within_rounds() -> None:
     }
     assert found["to_transcode"]["transcode"]["cpu"]["all"] == [1.0, 1.0, 1.0]
     assert found["stage_ms_per_frame"]["run"]["score"]["median"] == 200.0
+    assert found["stage_cpu_ms_per_frame"]["score"]["all"] == [300.0, 2000.0, 400.0]
     assert found["ways"]["run"]["frames_per_s"]["median"] == 2.5
     assert found["cpu_ms_per_frame_of"]["encode"]["all"] == [50.0, 950.0, 50.0]
 
@@ -156,7 +163,7 @@ def test_the_command_prints_tables_and_writes_the_figures(
     for text in (*WAYS.values(), report["commit"], report["model"], report["command"], "case.mp4"):
         assert text in out
     rows = [line for line in out.splitlines() if line.startswith("|")]
-    assert {row.count("|") for row in rows} == {8}  # every table has seven columns
+    assert [row.count("|") for row in rows] == 7 * [8] + 4 * [9] + 4 * [8]
     assert err.count("round 1 of 1") == len(WAYS)
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from ccdstream.bundle import Bundle
 from ccdstream.engine import tensorrt
 from ccdstream.engine.base import BuildOptions, Device, Engine, EngineInfo, EngineOutput
 from ccdstream.engine.gpu import find_gpus
+from ccdstream.engine.openvino import OpenVinoEngine
 from ccdstream.engine.select import (
     BACKENDS,
     Backend,
@@ -145,6 +147,43 @@ def test_the_number_of_threads_does_not_change_a_score(bundle, name, threads) ->
     frames, valid = toy_inputs(2)
     engine = open_engine(bundle, device="cpu", engine=name, threads=threads)
     assert_same(engine.run(frames, valid), toy_output(frames, valid))
+
+
+class FailingRequest:
+    """A request of OpenVINO whose frame cannot be computed where it is black."""
+
+    def __init__(self) -> None:
+        self.busy = False
+        self.fails = False
+
+    def start_async(self, inputs: dict[str, np.ndarray], share_inputs: bool) -> None:
+        assert not self.busy, "a request was begun that is at work still"
+        self.busy = True
+        self.fails = not inputs["frames"].any()
+
+    def wait(self) -> None:
+        self.busy = False
+        if self.fails:
+            raise RuntimeError("no memory left")
+
+    def get_tensor(self, name: str) -> SimpleNamespace:
+        shapes = {"score": (1,), "map": (1, 64, 64), "parts": (1, 2)}
+        return SimpleNamespace(data=np.ones(shapes[name], np.float32))
+
+
+@pytest.mark.parametrize("black", range(5))
+def test_openvino_takes_the_next_batch_after_one_with_a_frame_that_fails(black: int) -> None:
+    compiled = SimpleNamespace(
+        get_property=lambda _: 2, create_infer_request=lambda: FailingRequest()
+    )
+    engine = OpenVinoEngine(compiled, "1")
+    frames, valid = toy_inputs(5)
+    assert len(engine.run(frames, valid).score) == 5
+    broken = frames.copy()
+    broken[black] = 0
+    with pytest.raises(EngineError, match=r"could not score a batch of 5: no memory left"):
+        engine.run(broken, valid)
+    assert len(engine.run(frames, valid).score) == 5
 
 
 def test_output_arrays_of_another_form_are_refused() -> None:

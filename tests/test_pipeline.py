@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -147,6 +148,18 @@ def test_the_result_does_not_depend_on_the_batch(
         analysed(video, tmp_path / f"b{batch}", bundle, engine, batch=batch, video="none")
     texts = {(tmp_path / f"b{b}" / "case.scores.csv").read_text() for b in (1, 3, 16)}
     assert len(texts) == 1
+
+
+def test_a_run_leaves_the_cores_to_its_stages_and_none_to_threads_of_opencv(
+    bundle: Bundle, engine: SelectedEngine, tmp_path: Path
+) -> None:
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(2)
+        analysed(bright_between(tmp_path / "a.mp4", 1, 1, 3), tmp_path, bundle, engine)
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_a_stretch_keeps_the_clock_of_the_recording_and_its_overlay_starts_at_zero(

@@ -215,6 +215,22 @@ def test_moved_field_moves_the_outline() -> None:
     assert luma[y : y + 2, x + 10 : x + 60].any()
 
 
+def test_time_line_is_that_of_the_history_though_many_frames_share_a_column() -> None:
+    """One that is drawn once, of all of the past, is the same."""
+    size, frame, field = (96, 128), frame_of((96, 128)), octagon((96, 128))
+    kept = overlay(size, 1200.0)
+    past = [(4.0 * k, 0.99 if k == 4 else 0.9, "ALERT" if k == 7 else "NORMAL") for k in range(12)]
+    for step in range(len(past)):
+        fresh = overlay(size, 1200.0)
+        for seconds, score, state in past[:step]:
+            fresh._history.add(seconds, score, state)
+        seconds, score, state = past[step]
+        drawn = [
+            each.draw(frame, field, fused(smoothed=score), state, seconds) for each in (kept, fresh)
+        ]
+        assert not any(mask.any() for mask in changed(*drawn))
+
+
 def test_frame_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a frame of size \(48, 64\), got \(33, 35\)"):
         overlay((48, 64)).draw(frame_of((33, 35)), octagon((33, 35)), fused(), "NORMAL", 0.0)

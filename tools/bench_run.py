@@ -2,13 +2,14 @@
 
     python tools/bench_run.py VIDEO... [--model BUNDLE] [--repeats 3] [--json FILE]
 
-Four ways, in turn, `--repeats` times over, in one process; so each round has them side by side, and
+Five ways, in turn, `--repeats` times over, in one process; so each round has them side by side, and
 what else the machine does meets them alike:
 
     decode       the frames are read and dropped
     transcode    decode -> encode: the settings, the sound and the threads of a run, nothing drawn
     run          the whole of `ccdstream run`
     run_none     `ccdstream run --video none`
+    in_turn      the stages of a run one after another, so that CPU time is known for each
 
 Out: Markdown tables on stdout, and all figures as JSON on request. Wall time is what a user waits
 for; CPU time, over all threads of the process, says what the work is even where other programs take
@@ -30,18 +31,35 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from ccdstream import __version__, doctor
+from ccdstream.alert import AlertRule, AlertTracker
 from ccdstream.bundle import Bundle, load_bundle
 from ccdstream.decode import VideoSource
 from ccdstream.encode import VideoSink
 from ccdstream.engine.select import SelectedEngine, open_engine
 from ccdstream.errors import CcdstreamError, show_path
-from ccdstream.pipeline import DEFAULT_BATCH, OutputFiles, RunOptions, run
+from ccdstream.pipeline import (
+    DEFAULT_BATCH,
+    Looker,
+    OutputFiles,
+    RunOptions,
+    StopWatch,
+    concluded,
+    looked,
+    make_fuser,
+    run,
+    scored,
+)
 from ccdstream.prefetch import prefetch
+from ccdstream.process import settle
+from ccdstream.render import Overlay
 from ccdstream.report.files import write_text
+from ccdstream.report.scores import ScoresCsv
+from ccdstream.score import Scorer
 
 LEAST_FRAMES = 250
 """A recording with fewer is gone through as often as it takes: its opening and closing then stand
@@ -52,11 +70,14 @@ WAYS = {
     "transcode": "plain decode-encode",
     "run": "`ccdstream run`",
     "run_none": "`ccdstream run --video none`",
+    "in_turn": "its stages in turn",
 }
 """In the order of a round, with their names in the tables."""
 
 STAGES = ("decode", "view", "score", "fuse", "render", "encode")
-"""Of `ccdstream.pipeline`, in the order of a frame's path; `run_none` has not all."""
+"""Of `ccdstream.pipeline`, in the order of a frame's path; `run_none` has not all. The quality of a
+frame is part of view."""
+IN_TURN = (*STAGES, "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +86,7 @@ class Work:
 
     frames: int
     stage_s: Mapping[str, float] = field(default_factory=dict)
-    """Seconds in each stage, where the way has stages."""
+    """Seconds in each stage, where the way has stages: wall time, but CPU time of `in_turn`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +99,7 @@ class Cost:
     """Of all threads of this process."""
 
 
-# -- the four ways --------------------------------------------------------------------------------
+# -- the five ways --------------------------------------------------------------------------------
 
 
 def decode(video: Path) -> Work:
@@ -108,6 +129,35 @@ def analyse(
     result = run(video, files, bundle=bundle, engine=engine, options=options)
     record = json.loads(files.path("run.json").read_text(encoding="utf-8"))
     return Work(result.frames, record["timing"]["stage_s"])
+
+
+def in_turn(video: Path, folder: Path, bundle: Bundle, engine: SelectedEngine) -> Work:
+    """A run's stages without its threads: what the process spends in one is that stage's.
+
+    x264 too has the one thread, or it would go on in the stages that follow.
+    """
+    folder.mkdir(exist_ok=True)
+    watch = StopWatch(time.process_time)
+    with (
+        VideoSource(video) as source,
+        VideoSink(folder / "in_turn.mp4", source, overwrite=True, threads=1) as sink,
+        ScoresCsv(folder / "in_turn.csv", parts=bundle.parts, overwrite=True) as scores,
+    ):
+        enter, duration_s = bundle.alert["enter"], source.duration_s
+        overlay = Overlay(source.size, source.colour, enter=enter, duration_s=duration_s)
+        tracker = AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id)
+        batches = scored(
+            looked(source, Looker(bundle), DEFAULT_BATCH, watch), Scorer(engine), watch
+        )
+        frames = chain.from_iterable(batches)
+        for each in concluded(frames, make_fuser(bundle), tracker, overlay, watch, on_device=False):
+            judged = each.judged
+            with watch.measure("encode"):
+                sink.write(each.drawn)
+            with watch.measure("report"):
+                row = (judged.frame.pts, judged.seconds, each.fused, each.state)
+                scores.write(sink.frames - 1, *row, judged.scored.parts)
+    return Work(sink.frames, watch.seconds)
 
 
 def again(way: Callable[[], Work], times: int) -> Work:
@@ -173,6 +223,7 @@ def bench(
             "transcode": partial(transcode, video, Path(folder, "plain.mp4")),
             "run": analysed("overlay"),
             "run_none": analysed("none"),
+            "in_turn": partial(in_turn, video, Path(folder, "in_turn"), bundle, engine),
         }
         ways = {name: partial(again, once[name], passes) for name in WAYS}
         costs = measure(ways, repeats, lambda text: say(f"{show_path(video.name)}: {text}"))
@@ -208,6 +259,7 @@ def figures(costs: Mapping[str, Sequence[Cost]]) -> dict[str, Any]:
         ways: by way, wall_s, cpu_s, frames_per_s (of each round) and cpu_ms_per_frame.
         to_transcode: by way, wall and CPU time over that of transcode.
         stage_ms_per_frame: by run, wall time in each stage; stages overlap.
+        stage_cpu_ms_per_frame: CPU time in each stage, one after another.
         cpu_ms_per_frame_of: by difference of ways, CPU time that decoding, encoding, analysing
             (view, score, fuse) and drawing take, whatever thread it is in.
     """
@@ -220,7 +272,16 @@ def figures(costs: Mapping[str, Sequence[Cost]]) -> dict[str, Any]:
         pairs = zip(costs[name], costs["transcode"], strict=True)
         return spread([getattr(one, kind) / getattr(plain, kind) for one, plain in pairs])
 
-    rounds = zip(*(cpu_ms(name) for name in WAYS), strict=True)
+    def stages(name: str) -> dict[str, Any]:
+        spent = [cost.work.stage_s for cost in costs[name]]
+        return {
+            stage: spread([1000 * stage_s[stage] / frames for stage_s in spent])
+            for stage in IN_TURN
+            if stage in spent[0]
+        }
+
+    ways = ("decode", "transcode", "run", "run_none")
+    rounds = zip(*(cpu_ms(name) for name in ways), strict=True)
     parts = [
         {
             "decode": decoded,
@@ -244,14 +305,8 @@ def figures(costs: Mapping[str, Sequence[Cost]]) -> dict[str, Any]:
         "to_transcode": {
             name: {"wall": ratios(name, "wall_s"), "cpu": ratios(name, "cpu_s")} for name in costs
         },
-        "stage_ms_per_frame": {
-            name: {
-                stage: spread([1000 * cost.work.stage_s[stage] / frames for cost in costs[name]])
-                for stage in STAGES
-                if stage in costs[name][0].work.stage_s
-            }
-            for name in ("run", "run_none")
-        },
+        "stage_ms_per_frame": {name: stages(name) for name in ("run", "run_none")},
+        "stage_cpu_ms_per_frame": stages("in_turn"),
         "cpu_ms_per_frame_of": {
             part: spread([each[part] for each in parts])
             for part in ("decode", "encode", "analyse", "draw")
@@ -299,7 +354,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"- middle of {report['repeats']} rounds; least in brackets",
     ]
     for video in report["videos"]:
-        lines += ["", *_table(video), "", *_stage_table(video), "", _by_difference(video)]
+        tables = (_table(video), _cpu_table(video), _stage_table(video), [_by_difference(video)])
+        for table in tables:
+            lines += ["", *table]
     return "\n".join(lines) + "\n"
 
 
@@ -318,10 +375,14 @@ def _table(video: Mapping[str, Any]) -> list[str]:
             f"{way['frames_per_s']['median']:.1f}",
             *(f"{way[k]['median']:.2f} ({way[k]['min']:.2f})" for k in ("wall_s", "cpu_s")),
             f"{way['cpu_ms_per_frame']['median']:.1f}",
-            *(f"{ratio[kind]['median']:.2f}" for kind in ("wall", "cpu")),
+            *(_ratio(ratio[kind]) for kind in ("wall", "cpu")),
         )
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return lines
+
+
+def _ratio(spread: Mapping[str, Any]) -> str:
+    return f"{spread['median']:.2f} ({min(spread['all']):.2f} to {max(spread['all']):.2f})"
 
 
 def _stage_table(video: Mapping[str, Any]) -> list[str]:
@@ -334,6 +395,18 @@ def _stage_table(video: Mapping[str, Any]) -> list[str]:
         cells = (f"{stages[s]['median']:.1f}" if s in stages else "-" for s in STAGES)
         lines.append(f"| {WAYS[name]} | {' | '.join(cells)} |")
     return lines
+
+
+def _cpu_table(video: Mapping[str, Any]) -> list[str]:
+    """Which stage the work is in. A run costs more: its threads share caches and cores."""
+    stages = video["stage_cpu_ms_per_frame"]
+    middle, least = ([f"{stages[s][kind]:.2f}" for s in IN_TURN] for kind in ("median", "min"))
+    return [
+        f"| CPU ms a frame in | {' | '.join(IN_TURN)} |",
+        f"| --- |{' ---: |' * len(IN_TURN)}",
+        f"| {WAYS['in_turn']} | {' | '.join(middle)} |",
+        f"| least | {' | '.join(least)} |",
+    ]
 
 
 def _by_difference(video: Mapping[str, Any]) -> str:
@@ -362,6 +435,7 @@ def report_on(
     recordings = [what_it_is(video) for video in videos]  # a bad one is told before the work
     found = doctor.report(model)
     load_before = _load()
+    settle()  # for every way alike
     bundle = load_bundle(model)
     started = time.perf_counter()
     engine = open_engine(bundle)

@@ -474,12 +474,9 @@ def _measures(sums: np.ndarray) -> tuple[dict[str, float], float]:
     valid_fraction = count / math.prod(VIEW_SIZE)
     if inner < FEWEST_PX:
         return dict.fromkeys(MEASURES, float("nan")), valid_fraction
-    levels = np.arange(256.0)
-    spread = count * float(levels**2 @ luma) - float(levels @ luma) ** 2  # whole numbers: exact
     measures = measures_from(
         fine=[math.sqrt(energy / inner) for energy in details],
         coarse=math.sqrt(coarse_detail / max(inner_cells, 1)),
-        contrast=math.sqrt(spread) / count,
         luma=luma / count,
         darkest=darkest / count,
         mean_rgb=(colours / count).tolist(),
