@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from onnxruntime import InferenceSession
 from torch import nn
 
 from ccdstream.errors import ConfigError
 from trainer.backbone import Backbone, Normalise
-from trainer.config import FeaturesConfig, LocaliserConfig
+from trainer.config import FeaturesConfig, LocaliserConfig, ProgramConfig
 from trainer.detectors.features import Features
 from trainer.detectors.localiser import (
     LesionDraw,
@@ -21,6 +22,7 @@ from trainer.detectors.localiser import (
     segmentation_losses,
     train_localiser,
 )
+from trainer.export import Program, onnx_program, prepare
 from trainer.runs import Run
 from trainer.sampling import Pool
 
@@ -150,3 +152,25 @@ def test_a_score_is_that_of_the_highest_valid_cells() -> None:
 def test_a_backbone_without_those_maps_is_refused() -> None:
     with pytest.raises(ConfigError, match="stride 16"):
         Localiser({4: 8, 8: 16}, CONFIG)
+
+
+def test_frozen_features_export_for_any_number_of_frames() -> None:
+    program = Program(
+        None,
+        None,
+        ProgramConfig(),
+        features=Features(Colours(), FeaturesConfig(frame_gaussian=True), CONFIG),
+    ).eval()
+    assert program.parts == ["lesion", "frame_distance"]
+    assert program.map_parts == ["lesion"]
+    prepare(program)
+    session = InferenceSession(onnx_program(program))
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (3, 3, 256, 256), np.uint8)
+    valid = rng.random((3, 256, 256)) < 0.9
+    with torch.no_grad():
+        expected = program(torch.from_numpy(frames), torch.from_numpy(valid))
+    for one, other in zip(
+        session.run(None, {"frames": frames, "valid": valid}), expected, strict=True
+    ):
+        assert np.allclose(one, other.numpy(), atol=1e-4)

@@ -40,5 +40,5 @@ class Features(Detector):
             pictures.append(logits * cells_scored(inside))
         if self.gaussian is not None:
             scores.append(self.gaussian(maps, inside))
-        nothing = x.new_zeros(len(x), 0, 1, 1)
-        return torch.stack(scores, dim=1), torch.cat(pictures, dim=1) if pictures else nothing
+        no_map = inside[:, :0]
+        return torch.stack(scores, dim=1), torch.cat(pictures, dim=1) if pictures else no_map
