@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ccdstream.frames import View
@@ -16,6 +17,8 @@ from trainer.compute import Compute
 from trainer.config import TrainConfig
 from trainer.data import Item, Views, content_hash
 from trainer.export import FRAME_PX, MAP_SIZE, Program
+from trainer.images import read_image
+from trainer.pseudo_video import film, make_still
 
 PARITY = {
     "score_abs": 0.05,
@@ -27,6 +30,10 @@ PARITY = {
 }
 """How far from the golden outputs an engine may be; see `ccdstream.engine.parity`. The first two in
 units of the standard deviation of calibration frames (score) and pixels (map)."""
+_STILLS = 150
+"""About how many stills the pseudo-video is made of."""
+_S_A_STILL, _FILM_RATE = 4.0, 0.5
+"""How long it is for each of them, and frames a second that are looked at."""
 _TERMS = {
     "hk_": "HyperKvasir, CC BY 4.0",
     "kvasirv1_": "Kvasir v1, research and education",
@@ -60,7 +67,7 @@ def manifest_of(
         "map_size": [MAP_SIZE, MAP_SIZE],
         "parts": list(program.parts),
         "profile": profile.to_dict(),
-        "quality": _quality(views["train"], views["calibration"]).to_dict(),
+        "quality": quality_limits([views["train"], views["calibration"]], profile).to_dict(),
         "alert": config.as_dict()["alert"],
         "parity": PARITY,
         "licences": sorted({start.licence for start in starts.values() if start.licence}),
@@ -76,15 +83,26 @@ def manifest_of(
     }
 
 
-def _quality(*several: Views) -> QualityLimits:
+def quality_limits(several: Sequence[Views], profile: Profile) -> QualityLimits:
+    """What a frame keeps that is as good as normal ones: whole frames, and close looks at them.
+
+    Stills are framed to show much, and a video comes closer: even mucosa that fills the picture has
+    less contrast than any of them. So undisturbed frames of a pseudo-video of the stills count too.
+    """
     field = whole_frame((FRAME_PX, FRAME_PX))
-    return QualityLimits.fit(
-        [
-            measure(View(image.transpose(1, 2, 0), valid, field))
-            for views in several
-            for image, valid in zip(views.images, views.valid, strict=True)
-        ]
-    )
+    measures = [
+        measure(View(image.transpose(1, 2, 0), valid, field))
+        for views in several
+        for image, valid in zip(views.images, views.valid, strict=True)
+    ]
+    paths = [item.path for views in several for item in views.items if item.pts is None]
+    pictures = map(read_image, paths[:: max(1, len(paths) // _STILLS)])
+    stills = [make_still(picture, profile) for picture in pictures if picture is not None]
+    if stills:
+        seconds, chance = _S_A_STILL * len(stills), np.random.default_rng(0)
+        close = film(stills, profile, chance, seconds=seconds, rate=_FILM_RATE)
+        measures += [measure(frame.view) for frame in close if frame.clear]
+    return QualityLimits.fit(measures)
 
 
 def _described(name: str, items: Sequence[Item]) -> dict[str, Any]:
