@@ -34,7 +34,7 @@ def test_a_setting_wins_over_a_file_and_a_file_over_the_preset(tmp_path: Path) -
 def test_one_weight_of_a_table_can_be_set_and_the_others_stay() -> None:
     weights = load_config("quick", None, ["program.map_weights.local_gaussian=1"]).program
     assert weights.map_weights["local_gaussian"] == 1.0
-    assert weights.map_weights["local_reconstruction"] == 0.25
+    assert weights.map_weights["lesion"] == 1.0
 
 
 @pytest.mark.parametrize(

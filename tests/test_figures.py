@@ -233,7 +233,7 @@ def test_evaluate_records_what_it_measured_and_the_bundle_still_verifies(
     document = json.loads(measured.stdout)
     bundle = load_bundle(toy.path)
     (entry,) = bundle.manifest["figures"].values()
-    assert entry["command"].startswith("ccdstream ")
+    assert entry["command"].startswith("ccdstream")
     assert entry["commit"] == code_commit()
     assert "cores" in entry["machine"]
     made = Made(entry["command"], entry["commit"], entry["machine"], "fp32")

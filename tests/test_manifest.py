@@ -30,7 +30,7 @@ def test_close_looks_at_stills_widen_the_limits_of_an_informative_frame(tmp_path
         ]
     )
     limits = quality_limits([views], NONE)
-    assert limits.least_contrast < alone.least_contrast
+    assert limits.least_brightness < alone.least_brightness
     assert limits == quality_limits([views], NONE)
     # frames of recordings have no still to look at closely
     recorded = replace(views, items=tuple(replace(item, pts=0) for item in views.items))

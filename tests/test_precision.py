@@ -13,6 +13,7 @@ from ccdstream.bundle import load_bundle
 from ccdstream.engine.base import OUTPUTS, CalibrationViews
 from ccdstream.engine.precision import program_in
 from ccdstream.errors import EngineError
+from ccdstream.packaged import REFERENCE
 
 FLOATS = {TensorProto.FLOAT: "single", TensorProto.FLOAT16: "half"}
 
@@ -117,8 +118,8 @@ def test_a_batch_norm_between_products_becomes_a_product_and_a_sum(epsilon: floa
         assert np.abs(one - other).max() < 0.02 * np.abs(other).max()
 
 
-def test_the_default_bundle_in_half_stays_within_its_parity_limits() -> None:
-    bundle = load_bundle(None)
+def test_the_reference_in_half_stays_within_its_parity_limits() -> None:
+    bundle = load_bundle(REFERENCE.path)
     golden = bundle.golden
     half = program_in("fp16", bundle.program.read_bytes())
     model = onnx.load_from_string(half)
@@ -130,11 +131,11 @@ def test_the_default_bundle_in_half_stays_within_its_parity_limits() -> None:
     assert np.abs(anomaly_map - golden.anomaly_map).max() <= bundle.parity["map_abs"]
 
 
-def test_int8_quantises_the_decoders_as_tensorrt_reads_it(
+def test_int8_quantises_all_but_the_encoders_as_tensorrt_reads_it(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Signed, zero points of zero, no quantised bias; encoders in half, windows single."""
-    bundle = load_bundle(None)
+    bundle = load_bundle(REFERENCE.path)
     views = CalibrationViews(bundle.golden.frames[:1], bundle.golden.valid[:1])
     model = onnx.load_from_string(program_in("int8", bundle.program.read_bytes(), views))
     onnx.checker.check_model(model)
@@ -146,7 +147,9 @@ def test_int8_quantises_the_decoders_as_tensorrt_reads_it(
         assert zero.dtype == np.int8 and not zero.any()
     products = [node for node in model.graph.node if node.op_type == "Conv"]
     in_8_bits = [node for node in products if node.input[1] in made]
-    assert len(in_8_bits) == 21 and all("decoder" in node.input[1] for node in in_8_bits)
+    trained = ("decoder", "localiser")
+    assert len(in_8_bits) == 27
+    assert all(any(name in node.input[1] for name in trained) for node in in_8_bits)
     in_half = [node for node in products if weights.get(node.input[1], np.zeros(0)).dtype == "f2"]
     assert all("backbone" in node.input[1] for node in in_half)
     assert len(products) - len(in_8_bits) - len(in_half) == 16

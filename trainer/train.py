@@ -354,7 +354,7 @@ def untrained_features(config: TrainConfig, networks: Sequence[Networks]) -> Fea
 
 
 def _program(
-    config: TrainConfig, networks: Sequence[Networks], features: Features | None
+    config: TrainConfig, networks: Sequence[Networks], features: Features | None = None
 ) -> Program:
     detectors = {each.scale.name: each.detector for each in networks}
     return Program(
