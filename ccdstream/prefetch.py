@@ -1,4 +1,4 @@
-"""Run an iterable ahead of its consumer. Only this module and `workers` know about threads."""
+"""Run an iterable ahead of its consumer. With `workers` and `live` all that knows of threads."""
 
 import threading
 from collections.abc import Iterable, Iterator

@@ -30,9 +30,17 @@ RULES = [
 ]
 # library -> the only modules that may import it
 ONLY = {
-    "typer": {"ccdstream.cli"},
-    "av": {"ccdstream.decode", "ccdstream.encode"},
-    "threading": {"ccdstream.prefetch", "ccdstream.workers"},
+    "typer": {"ccdstream.cli", "ccdstream.console", "ccdstream.live.cli"},
+    "av": {"ccdstream.decode", "ccdstream.encode", "ccdstream.live.url", "ccdstream.live.record"},
+    "threading": {
+        "ccdstream.prefetch",
+        "ccdstream.workers",
+        "ccdstream.live.board",
+        "ccdstream.live.capture",
+        "ccdstream.live.record",
+        "ccdstream.live.session",
+        "ccdstream.live.serve",
+    },
     "openvino": {"ccdstream.engine.openvino"},
     "onnxruntime": {"ccdstream.engine.onnxruntime", "ccdstream.engine.precision"},
     "tensorrt": {"ccdstream.engine.tensorrt"},
