@@ -20,13 +20,14 @@ from ccdstream.bundle import Bundle, load_bundle, refuse_to_replace
 from ccdstream.engine.select import open_engine
 from ccdstream.errors import BundleError, ConfigError
 from ccdstream.view import NONE, Profile
-from trainer.backbone import Backbone, Normalise, make_backbone
+from trainer.backbone import Backbone, Normalise, Start, make_backbone
 from trainer.calibrate import batches, standardise, valid_cells
 from trainer.compute import Minimiser, open_compute
 from trainer.config import ProgramConfig, StudentConfig, TrainConfig
 from trainer.data import FEWEST_FRAMES, content_hash, find_data, load_views
 from trainer.detectors.base import Detector, masked_mean
 from trainer.export import FRAME_PX, MAP_SIZE, Program, prepare
+from trainer.inherit import Heir, fit_rest, heir_program, inheritance, leave_rest_unscaled
 from trainer.lessons import (
     Answers,
     Lessons,
@@ -290,10 +291,17 @@ def train_student(
         _check(config)
         compute.share(chosen.batch_size, "student.batch_size")
         torch.manual_seed(config.seed)
-        backbone, start = make_backbone(chosen.backbone)
-        student = Student(
-            backbone, chosen.width, chosen.hidden_dim, chosen.frozen_layers * start.trained
-        )
+        taken = inheritance(teacher) if chosen.inherit else None
+        if taken is None:
+            backbone, start = make_backbone(chosen.backbone)
+            student: Student | Heir = Student(
+                backbone, chosen.width, chosen.hidden_dim, chosen.frozen_layers * start.trained
+            )
+            program = Program(student, None, ProgramConfig())
+        else:
+            student = Heir(taken.features, chosen.hidden_dim)
+            start = _start_of(teacher)
+            program = heir_program(student, taken.terms)
         dataset = find_data(
             data,
             progress=lambda done, total: (
@@ -331,7 +339,11 @@ def train_student(
                 f"learn from, {len(items['calibration'])} to calibrate with; "
                 f"on {compute.description}"
             )
-            run.say(f"backbone: {chosen.backbone.name}, {start.description}")
+            run.say(
+                f"backbone: {chosen.backbone.name}, {start.description}"
+                if taken is None
+                else f"takes over the reference's {' and '.join(taken.terms)}; learns the rest"
+            )
             profile = Profile.from_dict(teacher.profile)
             views = {
                 name: load_views(
@@ -353,16 +365,26 @@ def train_student(
                 seed=config.seed,
             )
             try:
-                fit(student, lessons, chosen, run, seed=config.seed)
+                if isinstance(student, Student):
+                    fit(student, lessons, chosen, run, seed=config.seed)
+                else:
+                    assert taken is not None
+                    scores = lessons.answers.scores * scale.score_std + scale.score_mean
+                    fit_rest(
+                        *(student, lessons.views, scores, taken.terms, chosen, run),
+                        seed=config.seed,
+                    )
             finally:  # a stopped run has its plot too
                 if compute.leads and run.metrics():
                     plot_losses(run)
             if not compute.leads:
                 return None
             run.say("export: standardising, writing the program, calibrating")
-            program = Program(student.cpu(), None, ProgramConfig())
+            program.cpu()
             prepare(program)
             standardise(program, held_out)
+            if taken is not None:
+                leave_rest_unscaled(program)
             pasted = with_lesions(held_out, paste, seed=config.seed)
             figures = fidelity(
                 _joined(answer(engine, pasted), said),
@@ -411,6 +433,11 @@ def _teacher(path: Path) -> Bundle:
             "of every bundle that ccdstream trains."
         )
     return bundle
+
+
+def _start_of(teacher: Bundle) -> Start:
+    """Where the weights of a student that inherits come from; licences are the reference's."""
+    return Start(f"frozen features of {teacher.model_id}", "")
 
 
 def _check(config: TrainConfig) -> None:

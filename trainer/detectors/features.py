@@ -3,6 +3,8 @@
 One pass of one backbone serves both.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,10 @@ class Features(Detector):
         self.terms = self.map_terms + (("frame_distance",) if self.gaussian else ())
 
     def forward(self, x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-        maps = self.backbone.maps(x)
+        return self.read(self.backbone.maps(x), inside)
+
+    def read(self, maps: Mapping[int, Tensor], inside: Tensor) -> tuple[Tensor, Tensor]:
+        """The terms and maps, from the backbone's feature maps by stride."""
         scores, pictures = [], []
         if self.localiser is not None:
             logits = self.localiser(maps)
