@@ -1,4 +1,4 @@
-"""A student that takes over frozen features: the reference's map, and a head for the rest."""
+"""A student that takes over what its reference reads from frozen features."""
 
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from tests.bundles import write_toy_bundle
 from tests.test_train import write_frames
 from trainer.backbone import Normalise
 from trainer.config import StudentConfig, load_config
-from trainer.inherit import REST, Heir, heir_program, inheritance, leave_rest_unscaled, read
+from trainer.inherit import inheritance
 from trainer.sampling import Pool
 from trainer.student import train_student
+from trainer.synthetic import paste_lesion
 
 
 @pytest.fixture(scope="module")
@@ -35,36 +36,25 @@ def views(count: int = 3) -> Pool:
 
 def test_what_is_taken_over_says_what_the_reference_says(reference: Bundle) -> None:
     taken, pool = inheritance(reference), views()
-    assert taken is not None and list(taken.terms) == ["lesion", "frame_distance"]
+    assert taken is not None and list(taken.score_weights) == ["lesion", "frame_distance"]
     said = open_engine(reference, device="cpu").run(pool.images.numpy(), pool.valid.numpy())
     inside = pool.valid[:, None].float()
     x = Normalise()(pool.images.float() / 255 * inside + (128 / 255) * (1 - inside))
     with torch.no_grad():
         scores, _ = taken.features(x, inside)
-    rows = [reference.parts.index(term) for term in taken.terms]
+    rows = [reference.parts.index(term) for term in taken.score_weights]
     np.testing.assert_allclose(scores, said.parts[:, rows], rtol=1e-4, atol=1e-4)
 
 
-def test_the_score_is_the_inherited_terms_as_they_weigh_in_the_reference_and_the_rest(
-    reference: Bundle,
-) -> None:
+def test_a_term_weighs_what_it_weighs_in_the_reference(reference: Bundle) -> None:
     taken, pool = inheritance(reference), views()
     assert taken is not None
-    torch.manual_seed(0)
-    heir = Heir(taken.features, 8).eval()
-    program = heir_program(heir, taken.terms).eval()
-    for name, row in (("part_mean", 0), ("part_std", 1)):  # as calibration frames would give them
-        values = [term[row] for term in taken.terms.values()]
-        getattr(program, name).copy_(torch.tensor([*values, (0.0, 3.0)[row]]))
-    leave_rest_unscaled(program)
-    vectors, known = read(heir, pool, taken.terms)
+    assert taken.score_weights == {"lesion": 0.5, "frame_distance": 0.25}
+    program = taken.program().eval()
+    said = open_engine(reference, device="cpu").run(pool.images.numpy(), pool.valid.numpy())
     with torch.no_grad():
         score, anomaly_map, parts = program(pool.images, pool.valid)
-        rest = heir.rest(vectors)[:, 0]
-    assert program.parts[-1] == REST
-    torch.testing.assert_close(parts[:, -1], rest, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(score, known + rest, rtol=1e-4, atol=1e-4)
-    said = open_engine(reference, device="cpu").run(pool.images.numpy(), pool.valid.numpy())
+    torch.testing.assert_close(score, 0.5 * parts[:, 0] + 0.25 * parts[:, 1])
     flat = [np.ravel(m) for m in (anomaly_map.numpy(), said.anomaly_map)]
     assert np.corrcoef(flat)[0, 1] > 0.9999  # the map is the reference's but for its standard
 
@@ -82,12 +72,12 @@ def test_a_map_that_is_more_than_the_localisers_is_not_taken_over(reference: Bun
         del weights["local_gaussian"]
 
 
-def test_a_training_learns_the_rest_and_says_what_it_took_over(
+def test_a_student_is_made_without_training_and_says_what_it_took_over(
     reference: Bundle, tmp_path: Path
 ) -> None:
     write_frames(tmp_path / "data")
     said: list[str] = []
-    config = load_config("smoke", None, ["max_images=8", "student.views=32"])
+    config = load_config("smoke", None, ["max_images=8"])
     made = train_student(
         tmp_path / "data",
         tmp_path / "heir",
@@ -95,17 +85,19 @@ def test_a_training_learns_the_rest_and_says_what_it_took_over(
         config,
         command="a test",
         say=said.append,
+        paste=paste_lesion,
     )
     assert made is not None and open_engine(made, device="cpu").parity.passed
-    assert list(made.parts) == ["lesion", "frame_distance", REST]
+    assert list(made.parts) == ["lesion", "frame_distance"]
     assert made.manifest["training"]["backbones"] == {
         "student": f"frozen features of {reference.model_id}"
     }
-    assert any("takes over the reference's lesion and frame_distance" in line for line in said)
-    saved = torch.load(tmp_path / "heir.run" / "student.pt", weights_only=True)
-    assert saved["step"] == config.student.rest_steps
-    # on the frames that it learned from it follows the rest better than a constant would
-    assert made.manifest["student"]["spearman"] > 0.9
+    assert [one["name"] for one in made.manifest["training"]["data"]] == [
+        *("train", "calibration", "pretrain")
+    ]
+    assert any("takes over its lesion and frame_distance: nothing is trained" in s for s in said)
+    assert not list((tmp_path / "heir.run").glob("lessons*"))
+    assert made.manifest["student"]["map_correlation"] > 0.999
 
 
 def test_a_student_may_be_asked_to_learn_everything() -> None:

@@ -293,11 +293,8 @@ class StudentConfig:
     name: str = ""
     """Of the bundle; empty: the reference's with "-student"."""
     inherit: bool = True
-    """Take over the reference's localiser and Gaussian on frozen features, where it has them, and
-    learn the rest of its score alone; the settings of backbone, width, steps and epochs then count
-    for nothing."""
-    rest_steps: int = 2000
-    """Optimiser steps on that rest."""
+    """Take over the reference's localiser and Gaussian on frozen features as they are, where it has
+    them: then nothing is trained, and the settings below count for nothing."""
     backbone: BackboneConfig = BackboneConfig(name="efficientnet_lite0", blocks=8)
     frozen_layers: int = 5
     """Leading layers of the backbone that keep a trained start: efficientnet_lite0's stem (3) and

@@ -2,7 +2,8 @@
 
 `ccdstream train DATA -o OUT --student BUNDLE`: augmented views and the reference's answers
 (`trainer.lessons`) -> student -> program -> calibration -> bundle. It learns the reference's score
-and map and no label, as in knowledge distillation (Hinton et al., 2015) by regression.
+and map and no label, as in knowledge distillation (Hinton et al., 2015) by regression. Where the
+reference holds a fast part that can be taken over as it is (`trainer.inherit`), nothing is trained.
 """
 
 import time
@@ -27,7 +28,7 @@ from trainer.config import ProgramConfig, StudentConfig, TrainConfig
 from trainer.data import FEWEST_FRAMES, content_hash, find_data, load_views
 from trainer.detectors.base import Detector, masked_mean
 from trainer.export import FRAME_PX, MAP_SIZE, Program, prepare
-from trainer.inherit import Heir, fit_rest, heir_program, inheritance, leave_rest_unscaled
+from trainer.inherit import inheritance
 from trainer.lessons import (
     Answers,
     Lessons,
@@ -265,7 +266,7 @@ def train_student(
     stopped: Callable[[], bool] = lambda: False,
     paste: Paste = either_lesion,
 ) -> Bundle | None:
-    """Train a student of the bundle `reference` on `data` and write its bundle to `output`.
+    """Make a student of the bundle `reference` with `data` and write its bundle to `output`.
 
     Arguments are those of `trainer.train.train`; the student has the reference's profile and its
     alert rule.
@@ -294,14 +295,13 @@ def train_student(
         taken = inheritance(teacher) if chosen.inherit else None
         if taken is None:
             backbone, start = make_backbone(chosen.backbone)
-            student: Student | Heir = Student(
+            student = Student(
                 backbone, chosen.width, chosen.hidden_dim, chosen.frozen_layers * start.trained
             )
             program = Program(student, None, ProgramConfig())
         else:
-            student = Heir(taken.features, chosen.hidden_dim)
-            start = _start_of(teacher)
-            program = heir_program(student, taken.terms)
+            start = Start(f"frozen features of {teacher.model_id}", "")  # licences are its
+            program = taken.program()
         dataset = find_data(
             data,
             progress=lambda done, total: (
@@ -313,8 +313,9 @@ def train_student(
             "train": dataset.train[:limit],
             "calibration": dataset.calibration[:limit],
             "pretrain": dataset.pretrain[:limit],
-            "unclean": unclean_food(dataset.items)[:limit],
         }
+        if taken is None:
+            items["unclean"] = unclean_food(dataset.items)[:limit]
         with Run(
             output.with_name(output.name + ".run"),
             {
@@ -333,17 +334,20 @@ def train_student(
             tensorboard=tensorboard,
         ) as run:
             run.say(f"data: {dataset.layout}")
-            run.say(
-                f"a student of {teacher.model_id}: {len(items['train'])} normal frames, "
-                f"{len(items['pretrain'])} more images and {len(items['unclean'])} unclean ones to "
-                f"learn from, {len(items['calibration'])} to calibrate with; "
-                f"on {compute.description}"
-            )
-            run.say(
-                f"backbone: {chosen.backbone.name}, {start.description}"
-                if taken is None
-                else f"takes over the reference's {' and '.join(taken.terms)}; learns the rest"
-            )
+            if taken is None:
+                run.say(
+                    f"a student of {teacher.model_id}: {len(items['train'])} normal frames, "
+                    f"{len(items['pretrain'])} more images and {len(items['unclean'])} unclean "
+                    f"ones to learn from, {len(items['calibration'])} to calibrate with; "
+                    f"on {compute.description}"
+                )
+                run.say(f"backbone: {chosen.backbone.name}, {start.description}")
+            else:
+                run.say(
+                    f"a student of {teacher.model_id} that takes over its "
+                    f"{' and '.join(taken.score_weights)}: nothing is trained; "
+                    f"{len(items['calibration'])} normal frames to calibrate with"
+                )
             profile = Profile.from_dict(teacher.profile)
             views = {
                 name: load_views(
@@ -354,37 +358,27 @@ def train_student(
             held_out = pool_of(views["calibration"])
             engine = open_engine(teacher, device="cpu")
             said = answer(engine, held_out)
-            scale = Scale.of(said, held_out.valid)
-            lessons = make_lessons(
-                run,
-                Sources(*(pool_of(views[name]) for name in ("train", "pretrain", "unclean"))),
-                engine,
-                scale,
-                chosen,
-                paste,
-                seed=config.seed,
-            )
-            try:
-                if isinstance(student, Student):
+            if taken is None:
+                lessons = make_lessons(
+                    run,
+                    Sources(*(pool_of(views[name]) for name in ("train", "pretrain", "unclean"))),
+                    engine,
+                    Scale.of(said, held_out.valid),
+                    chosen,
+                    paste,
+                    seed=config.seed,
+                )
+                try:
                     fit(student, lessons, chosen, run, seed=config.seed)
-                else:
-                    assert taken is not None
-                    scores = lessons.answers.scores * scale.score_std + scale.score_mean
-                    fit_rest(
-                        *(student, lessons.views, scores, taken.terms, chosen, run),
-                        seed=config.seed,
-                    )
-            finally:  # a stopped run has its plot too
-                if compute.leads and run.metrics():
-                    plot_losses(run)
+                finally:  # a stopped run has its plot too
+                    if compute.leads and run.metrics():
+                        plot_losses(run)
             if not compute.leads:
                 return None
             run.say("export: standardising, writing the program, calibrating")
             program.cpu()
             prepare(program)
             standardise(program, held_out)
-            if taken is not None:
-                leave_rest_unscaled(program)
             pasted = with_lesions(held_out, paste, seed=config.seed)
             figures = fidelity(
                 _joined(answer(engine, pasted), said),
@@ -433,11 +427,6 @@ def _teacher(path: Path) -> Bundle:
             "of every bundle that ccdstream trains."
         )
     return bundle
-
-
-def _start_of(teacher: Bundle) -> Start:
-    """Where the weights of a student that inherits come from; licences are the reference's."""
-    return Start(f"frozen features of {teacher.model_id}", "")
 
 
 def _check(config: TrainConfig) -> None:

@@ -3,8 +3,6 @@
 One pass of one backbone serves both.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -34,10 +32,7 @@ class Features(Detector):
         self.terms = self.map_terms + (("frame_distance",) if self.gaussian else ())
 
     def forward(self, x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-        return self.read(self.backbone.maps(x), inside)
-
-    def read(self, maps: Mapping[int, Tensor], inside: Tensor) -> tuple[Tensor, Tensor]:
-        """The terms and maps, from the backbone's feature maps by stride."""
+        maps = self.backbone.maps(x)
         scores, pictures = [], []
         if self.localiser is not None:
             logits = self.localiser(maps)

@@ -45,11 +45,9 @@ class FrameGaussian(nn.Module):
         Returns:
             float [N].
         """
-        return self.whitened(maps, inside).square().mean(dim=1).sqrt()
-
-    def whitened(self, maps: Mapping[int, Tensor], inside: Tensor) -> Tensor:
-        """W d: of normal frames about standard normal, float [N, D]."""
-        return F.linear(self.descriptor(maps, inside) - self.mean, self.whitening)
+        d = self.descriptor(maps, inside) - self.mean
+        distance: Tensor = F.linear(d, self.whitening).square().mean(dim=1).sqrt()
+        return distance
 
     def descriptor(self, maps: Mapping[int, Tensor], inside: Tensor) -> Tensor:
         """The mean over the valid pixels of every channel of every map: float [N, D]."""
