@@ -14,6 +14,7 @@ from ccdstream.engine import torch_program as torch_program_module
 from ccdstream.engine.base import OUTPUTS
 from ccdstream.engine.torch_program import torch_program
 from ccdstream.errors import EngineError
+from ccdstream.packaged import find_model
 from tests.bundles import toy_program
 from trainer.config import load_config
 from trainer.export import onnx_program, prepare
@@ -63,9 +64,12 @@ def test_every_detector_gives_what_onnx_runtime_gives(kind: str) -> None:
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["default", "reference"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_default_bundle_gives_its_golden_outputs_in_batches_of_any_size(count: int) -> None:
-    bundle = load_bundle(None)
+def test_the_packaged_bundles_give_their_golden_outputs_in_batches_of_any_size(
+    count: int, name: str
+) -> None:
+    bundle = load_bundle(find_model(name).path)
     frames, valid = views(count)
     score, anomaly_map, parts = by_torch(bundle.program.read_bytes(), frames, valid)
     golden = bundle.golden

@@ -490,6 +490,7 @@ _OPERATORS: dict[str, Callable[[Attributes, Known], Built]] = {
     "Shape": _shape,
     "Sigmoid": _all(torch.sigmoid),
     "Slice": _slice,
+    "Softplus": _all(F.softplus),
     "Split": _split,
     "Sqrt": _all(torch.sqrt),
     "Squeeze": _squeeze,
