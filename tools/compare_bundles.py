@@ -20,6 +20,7 @@ from ccdstream.bundle import Bundle, load_bundle
 from ccdstream.engine.select import open_engine
 from ccdstream.errors import CcdstreamError
 from ccdstream.fuse import Calibration
+from ccdstream.packaged import find_model
 from ccdstream.view import Profile
 from trainer.calibrate import valid_cells
 from trainer.data import find_data, load_views
@@ -85,13 +86,14 @@ def compare(bundles: Sequence[Bundle], data: Path, only: Sequence[str] | None) -
 def main() -> int:
     """Compare the bundles that are named; 1 where one cannot be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("reference", type=Path)
-    parser.add_argument("student", type=Path)
+    parser.add_argument("reference", help="folder, or name of a packaged one")
+    parser.add_argument("student", help="likewise")
     parser.add_argument("data", type=Path)
     parser.add_argument("--set", dest="sets", action="append", help="a test set; all if not given")
     arguments = parser.parse_args()
     try:
-        bundles = [load_bundle(path) for path in (arguments.reference, arguments.student)]
+        names = (arguments.reference, arguments.student)
+        bundles = [load_bundle(find_model(name).path) for name in names]
         compare(bundles, arguments.data, arguments.sets)
     except CcdstreamError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -45,6 +45,7 @@ from ccdstream.engine.select import open_engine
 from ccdstream.errors import CcdstreamError, DataError, OutputError, show_path
 from ccdstream.frames import VIEW_SIZE, Scored
 from ccdstream.fuse import Calibration, Fuser
+from ccdstream.packaged import find_model
 from ccdstream.pipeline import Looker
 from ccdstream.quality import QualityLimits, flags, measure
 from ccdstream.report.files import Together, refuse_existing, write_text
@@ -722,7 +723,7 @@ def tune(arguments: argparse.Namespace) -> None:
     """Score or load, then choose and report."""
     if arguments.out is not None:
         refuse_existing(arguments.out)
-    bundle = load_bundle(arguments.bundle)
+    bundle = load_bundle(find_model(arguments.bundle).path)
     items = find_data(arguments.data).calibration
     options = {name: getattr(arguments, name) for name in ("hours", "rate", "seed", "lesion")}
     key = key_of(bundle, items, **options)
@@ -801,7 +802,7 @@ def tune(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Tune the alerts of a bundle."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", help="folder, or name of a packaged one")
     parser.add_argument("data", type=Path)
     parser.add_argument("--hours", type=float, default=1.0, help="of streams without lesions")
     parser.add_argument("--rate", type=float, default=25.0, help="frames a second")
