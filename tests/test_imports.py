@@ -38,7 +38,7 @@ ONLY = {
         "ccdstream.live.board",
         "ccdstream.live.capture",
         "ccdstream.live.record",
-        "ccdstream.live.session",
+        "ccdstream.live.screen",
         "ccdstream.live.serve",
     },
     "openvino": {"ccdstream.engine.openvino"},

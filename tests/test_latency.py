@@ -53,7 +53,7 @@ def test_none_has_no_quantile_and_an_empty_summary() -> None:
 
 
 def test_stages_are_told_apart_and_named_in_counters() -> None:
-    stages = StageDelays()
+    stages = StageDelays(("look", "score", "never"))
     stages.add("look", 0.01)
     stages.add("score", 0.02)
     stages.add("score", 0.04)

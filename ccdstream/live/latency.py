@@ -5,7 +5,7 @@ to 1 % in value. The largest delay is kept as it was.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -72,30 +72,27 @@ def _bin_of(seconds: float) -> int:
 
 
 class StageDelays:
-    """Delays of several stages, by name."""
+    """Delays of several stages, by name. Each stage may be added to in a thread of its own."""
 
-    def __init__(self) -> None:
-        self._stages: dict[str, Delays] = {}
+    def __init__(self, stages: Sequence[str]) -> None:
+        self._stages = {stage: Delays() for stage in stages}
 
     def add(self, stage: str, seconds: float) -> None:
-        """Take one in of a stage, which may be new."""
-        if stage not in self._stages:
-            self._stages[stage] = Delays()
+        """Take one in of a stage."""
         self._stages[stage].add(seconds)
 
     def __getitem__(self, stage: str) -> Delays:
-        """Those of a stage; none where it never was."""
-        return self._stages.get(stage, Delays())
+        """Those of a stage."""
+        return self._stages[stage]
 
-    def summary(self) -> Mapping[str, Mapping[str, float]]:
-        """`Delays.summary` by stage, in the order in which they first came."""
-        return {stage: delays.summary() for stage, delays in self._stages.items()}
+    def summary(self) -> dict[str, dict[str, float]]:
+        """`Delays.summary` by stage, without those that never were."""
+        return {stage: delays.summary() for stage, delays in self._stages.items() if delays.count}
 
     def counters(self) -> dict[str, float]:
-        """delay.STAGE.p50, .p95, .p99 and .max, in seconds."""
+        """delay.STAGE.p50, .p95, .p99 and .max, in seconds, for a board."""
         return {
-            f"delay.{stage}.{name}": value
-            for stage, delays in self._stages.items()
-            for name, value in delays.summary().items()
-            if name in ("p50", "p95", "p99", "max")
+            f"delay.{stage}.{name}": summary[name]
+            for stage, summary in self.summary().items()
+            for name in ("p50", "p95", "p99", "max")
         }
