@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 import av
 import av.error
@@ -48,9 +48,19 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from ccdstream import nv12
-from ccdstream.errors import EngineError, VideoDecodeError, VideoOpenError, show_path
+from ccdstream.errors import EngineError, VideoDecodeError, VideoOpenError, reason_of, show_path
 from ccdstream.frames import Colour, DeviceFrame, Frame
-from ccdstream.picture import MATRICES, SWS_OF, Deinterlacer, Orientation, Planes, colour_of, exact
+from ccdstream.picture import (
+    MATRICES,
+    MAX_PIXELS,
+    METADATA,
+    SWS_OF,
+    Deinterlacer,
+    Orientation,
+    Planes,
+    colour_of,
+    exact,
+)
 
 _REFERRING = (
     *("concat", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", "vobsub"),
@@ -60,14 +70,6 @@ _REFERRING = (
 
 _PROTOCOLS = "none"
 """What FFmpeg may open by a name. No protocol has this one."""
-
-_MAX_PIXELS = 8192 * 4320
-"""Largest picture that is decoded, 8K: a few bytes can claim a picture that fills the memory."""
-
-_METADATA: dict[str, Any] = (
-    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-)
-"""So that a title in another encoding is no error; from PyAV 19 on it is none anyway."""
 
 _READ_BYTES = 1 << 18
 """Bytes that FFmpeg asks the file for at a time."""
@@ -210,11 +212,6 @@ class _OneFile:
         self._file.close()
 
 
-def _reason(error: BaseException) -> str:
-    """The system's or FFmpeg's words for `error`, on one line."""
-    return " ".join(str(getattr(error, "strerror", None) or error).split())
-
-
 def _open(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputContainer, _OneFile]:
     """The container in `path`, and the file to close after it.
 
@@ -239,7 +236,7 @@ def _open(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputContainer, _
         file = _OneFile(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise VideoOpenError(
-            f"cannot open {shown}: {_reason(error)}. Check that the path exists and may be read."
+            f"cannot open {shown}: {reason_of(error)}. Check that the path exists and may be read."
         ) from error
     try:
         return _container_in(file, shown, hwaccel), file
@@ -263,15 +260,15 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
             options={
                 "protocol_whitelist": _PROTOCOLS,
                 "format_whitelist": ",".join(av.formats_available.difference(_REFERRING)),
-                "max_pixels": str(_MAX_PIXELS),
+                "max_pixels": str(MAX_PIXELS),
             },
             buffer_size=_READ_BYTES,
             hwaccel=hwaccel,
-            **_METADATA,
+            **METADATA,
         )
     except (av.FFmpegError, OSError) as error:
         if file.error is not None:  # the disk's words say more than FFmpeg's
-            advice, reason = "Check the disk.", _reason(file.error)
+            advice, reason = "Check the disk.", reason_of(file.error)
         elif head.lstrip(b"\xef\xbb\xbf \r\n").startswith((b"#EXTM3U", b"ffconcat", b"v=0")):
             raise VideoOpenError(
                 f"{shown} names other files instead of holding a recording. "
@@ -280,7 +277,7 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
         elif is_mp4:
             raise VideoOpenError(cut_off) from error
         else:
-            advice, reason = "Pass a recording that plays in ffplay.", _reason(error)
+            advice, reason = "Pass a recording that plays in ffplay.", reason_of(error)
         raise VideoOpenError(f"cannot read {shown} as a video: {reason}. {advice}") from error
     if is_mp4 and not container.streams:
         container.close()
@@ -435,7 +432,7 @@ class _Nvdec:
         except av.FFmpegError as error:
             if isinstance(error, av.error.EOFError | ValueError):  # drained; the packet is damaged
                 raise
-            raise EngineError(f"NVDEC failed ({_reason(error)})") from error
+            raise EngineError(f"NVDEC failed ({reason_of(error)})") from error
 
     @staticmethod
     def layout(picture: VideoFrame) -> str | None:
@@ -454,7 +451,7 @@ class _Nvdec:
         try:
             planar = self._reformatter.reformat(picture, format=name, threads=1)
         except av.FFmpegError as error:
-            raise EngineError(f"NVDEC did not give back a picture ({_reason(error)})") from error
+            raise EngineError(f"NVDEC did not give back a picture ({reason_of(error)})") from error
         planar.colorspace = picture.colorspace  # which reformat may rewrite
         return planar
 
@@ -559,7 +556,7 @@ class VideoSource:
             self._note(str(error))
             return
         except VideoOpenError as error:
-            self._note(f"FFmpeg cannot use the GPU ({_reason(error.__cause__ or error)})")
+            self._note(f"FFmpeg cannot use the GPU ({reason_of(error.__cause__ or error)})")
             return
         self._close()
         self._container, self._file = container, file
@@ -591,7 +588,7 @@ class VideoSource:
         stream = self._stream
         stream.thread_type = "SLICE"  # see above: damage is told the same in every pass
         stream.codec_context.flags |= _OUTPUT_CORRUPT
-        stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self.format = container.format.name
         self.codec = stream.codec_context.codec.canonical_name
         self.video_streams = len(container.streams.video)

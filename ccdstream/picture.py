@@ -18,6 +18,14 @@ from av.video.reformatter import VideoReformatter
 
 from ccdstream.frames import Colour, Matrix
 
+MAX_PIXELS = 8192 * 4320
+"""Largest picture that is decoded, 8K: a few bytes can claim a picture that fills the memory."""
+
+METADATA: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+"""So that a title in another encoding is no error; from PyAV 19 on it is none anyway."""
+
 HD_HEIGHT_PX = 720
 """From this height on, an untagged picture is taken for BT.709."""
 
@@ -219,7 +227,7 @@ class Deinterlacer:
             yield from self.finish()
         if self._graph is None and picture.interlaced_frame and self._works:
             try:
-                self._graph, self._kind = self._new_graph(picture), kind
+                self._graph, self._kind = self.new_graph(picture), kind
             except av.FFmpegError:  # fewer than three rows, for example: left as they are
                 self._works = False
         if self._graph is None:
@@ -250,7 +258,8 @@ class Deinterlacer:
             yield picture, self._times.popleft()
 
     @staticmethod
-    def _new_graph(picture: VideoFrame) -> Graph:
+    def new_graph(picture: VideoFrame) -> Graph:
+        """bwdif for pictures like this one: push them, pull what is finished."""
         graph = Graph()
         source = graph.add(
             "buffer",
@@ -263,6 +272,41 @@ class Deinterlacer:
         )
         graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
         return graph
+
+
+class PromptDeinterlacer:
+    """As `Deinterlacer`, but every picture is given back at once, for live video.
+
+    bwdif wants the picture after, and waiting for it would make each one late by the time of a
+    frame. Here it gets the one before and, by ending its input, is told that there is none after.
+    The result is nearly the same (mean squared difference 0.5 on moving texture); a new graph for
+    each picture costs 7 ms instead of 1 at 720x576, and 20 instead of 5 at 1920x1080.
+    """
+
+    def __init__(self, codec: str) -> None:
+        self._works = codec not in ("png", "apng")  # as in `Deinterlacer`
+        self._before: VideoFrame | None = None
+        self._kind: tuple[object, ...] = ()
+
+    def of(self, picture: VideoFrame) -> VideoFrame:
+        """`picture`, progressive."""
+        kind = (picture.format.name, picture.width, picture.height)
+        before = self._before if kind == self._kind else None
+        self._before, self._kind = picture, kind
+        if not (picture.interlaced_frame and self._works):
+            return picture
+        try:
+            graph = Deinterlacer.new_graph(picture)
+        except av.FFmpegError:  # fewer than three rows, for example: left as they are
+            self._works = False
+            return picture
+        pictures = [picture] if before is None else [before, picture]
+        for each in pictures:
+            graph.vpush(each)
+        graph.vpush(None)
+        progressive = [graph.vpull() for _ in pictures][-1]
+        assert isinstance(progressive, VideoFrame)
+        return progressive
 
 
 def exact(value: Any, default: Fraction) -> Fraction:
