@@ -31,7 +31,13 @@ RULES = [
 # library -> the only modules that may import it
 ONLY = {
     "typer": {"ccdstream.cli", "ccdstream.console", "ccdstream.live.cli"},
-    "av": {"ccdstream.decode", "ccdstream.encode", "ccdstream.live.url", "ccdstream.live.record"},
+    "av": {
+        "ccdstream.decode",
+        "ccdstream.encode",
+        "ccdstream.picture",
+        "ccdstream.live.url",
+        "ccdstream.live.record",
+    },
     "threading": {
         "ccdstream.prefetch",
         "ccdstream.workers",
