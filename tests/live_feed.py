@@ -132,7 +132,8 @@ class Feed:
         size = self.frames[0][0].size
         overlay = Overlay(size, self.frames[0][0].colour, enter=ENTER)
         field = field_of(self.frames[0][0])
-        self.board.tell(FACTS | {"started_wall": time.time() - self.past_s})
+        self._started_wall = time.time() - self.past_s
+        self.board.tell(FACTS | {"started_wall": self._started_wall})
         number, delays = 0, []
         dropped = 0
         past = int(self.past_s * self.rate)
@@ -218,7 +219,7 @@ class Feed:
             clock = clock_position(field, box[0] + box[2] / 2, box[1] + box[3] / 2) if box else None
             if card is None:
                 self._alerts += 1
-                wall = time.time()
+                wall = self._started_wall + stream_s
                 picture = jpeg_of(frame, width=240)
                 card = AlertCard(
                     self._alerts, stream_s, wall, None, stream_s, score, clock, picture

@@ -145,7 +145,8 @@ def _one(
 ) -> str | None:
     """The header in lower case for names of hosts; `absent` where there is none, and None, which
     fits nothing, where there are several."""
-    found: list[str] = [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    found = [value.decode("latin-1") for key, value in headers if key.lower() == name]
     if not found:
         return absent
     if len(found) > 1:

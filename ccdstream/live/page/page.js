@@ -180,7 +180,7 @@ async function draw(header, jpeg, receivedMs) {
 }
 
 function showScore(score, state) {
-  say($("state"), state || "NO ANALYSIS");
+  say($("state"), state || "\u2013");
   $("state").dataset.state = state;
   say($("score"), score === null || score === undefined ? "\u2013" : scoreOf(score));
 }
@@ -199,7 +199,8 @@ function showCounters(counters, atS) {
   }
   counted = { counters, atS, rate: counted?.rate };
   const share = counters.captured ? (100 * dropped) / counters.captured : 0;
-  say($("dropped"), `${dropped} (${share.toFixed(1)} %)`);
+  say($("dropped"), `${share.toFixed(1)} %`);
+  say($("dropped-count"), String(dropped));
   const causes = Object.keys(counters).filter((n) => n.startsWith("dropped.") && counters[n]);
   $("dropped").title = causes.map((n) => `${n.slice(8)}: ${counters[n]}`).join(", ");
   const delay = counters["delay.capture_to_result.p95"];
@@ -229,8 +230,8 @@ function showRecording() {
   const box = $("recording");
   const failed = facts.recording_failed, on = facts.recording;
   box.dataset.recording = !connected ? "unknown" : failed ? "failed" : on ? "yes" : "no";
-  say($("recording-word"), !connected ? "RECORDING UNKNOWN" : failed || !on ? "NOT RECORDING" : "Recording");
-  say($("recording-what"), !connected ? "" : failed ? `: ${failed}` : on ? on : "(not asked for)");
+  say($("recording-word"), !connected ? "RECORDING UNKNOWN" : failed ? "NOT RECORDING:" : on ? "Recording" : "NOT RECORDING");
+  say($("recording-what"), !connected ? "" : failed ? failed : on ? on : "(not asked for)");
 }
 
 /* -- alerts -------------------------------------------------------------------------------------- */
