@@ -33,6 +33,7 @@ from ccdstream.console import (
     PrecisionName,
     PrecisionOption,
     Quiet,
+    alert_table,
     command,
     complain,
     count,
@@ -413,25 +414,10 @@ class _Analysis:
         if not self.as_json:
             if titled:
                 tell(name)
-            tell("\n".join(_table(result.alerts)))
+            tell("\n".join(alert_table(result.alerts)))
         for file in result.files.all(self.options.video):
             say(f"  {show_path(file)}")
         say(NOTICE)
-
-
-def _table(alerts: "Sequence[Alert]") -> list[str]:
-    """The alerts as a short table."""
-    if not alerts:
-        return ["no alerts: nothing stayed unusual against normal training frames"]
-    lines = ["alert  start         end           peak          score  where"]
-    for a in alerts:
-        where = f"{a.clock} o'clock" if isinstance(a.clock, int) else a.clock or "whole frame"
-        score = int(a.peak_score * 1000) / 1000  # cut, not rounded: a score is never shown as 1
-        lines.append(
-            f"{a.number:5d}  {timecode(a.start_s)}  {timecode(a.end_s)}  {timecode(a.peak_s)}  "
-            f"{score:.3f}  {where}"
-        )
-    return lines
 
 
 class _Tally:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ccdstream.errors import CcdstreamError, OutputError
-from ccdstream.timecode import parse_timecode
+from ccdstream.timecode import parse_timecode, timecode
 
 if TYPE_CHECKING:
+    from ccdstream.alert import Alert
     from ccdstream.bundle import Bundle
     from ccdstream.engine.select import SelectedEngine
 
@@ -217,6 +218,27 @@ def parse_time(option: str, text: str | None) -> float | None:
         return parse_timecode(text)
     except ValueError as error:
         raise typer.BadParameter(f"{option}: {error}") from error
+
+
+ALERT_HEAD = "alert  start         end           peak          score  where"
+
+
+def alert_table(alerts: "Sequence[Alert]") -> list[str]:
+    """The alerts as a short table."""
+    if not alerts:
+        return ["no alerts: nothing stayed unusual against normal training frames"]
+    return [ALERT_HEAD, *map(alert_row, alerts)]
+
+
+def alert_row(alert: "Alert") -> str:
+    """One alert, under `ALERT_HEAD`."""
+    clock = alert.clock
+    where = f"{clock} o'clock" if isinstance(clock, int) else clock or "whole frame"
+    score = int(alert.peak_score * 1000) / 1000  # cut, not rounded: a score is never shown as 1
+    return (
+        f"{alert.number:5d}  {timecode(alert.start_s)}  {timecode(alert.end_s)}  "
+        f"{timecode(alert.peak_s)}  {score:.3f}  {where}"
+    )
 
 
 class Bar:

@@ -113,6 +113,7 @@ class Capture:
         self._connect_timeout_s = max(connect_timeout_s, timeout_s)
         self._backoff = Backoff(first_retry_s, longest_retry_s)
         self._on_event = on_event
+        self._listeners: list[Callable[[Captured], object]] = []
         self._changed = threading.Condition()
         self._events: deque[Event] = deque()
         self._slot: Captured | None = None
@@ -135,6 +136,12 @@ class Capture:
         self._watch = threading.Thread(target=self._guarded, name="capture", daemon=True)
 
     # -- the session's side ---------------------------------------------------------------------
+
+    def listen(self, listener: Callable[[Captured], object]) -> None:
+        """Have every frame from now on given to `listener` too, also those that are dropped: in the
+        thread that reads, which it must not hold up."""
+        with self._changed:
+            self._listeners.append(listener)
 
     def newest(self, timeout_s: float) -> Captured | None:
         """Take the newest frame out of the slot, waiting for one; None where none came in time, or
@@ -336,8 +343,11 @@ class Capture:
             self._captured += 1
             self._dropped += self._slot is not None
             self._slot = captured
+            listeners = list(self._listeners)
             self._changed.notify_all()
-            return True
+        for listener in listeners:
+            listener(captured)
+        return True
 
     def _connected(self, attempt: _Attempt) -> None:
         mode = attempt.mode

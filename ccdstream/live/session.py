@@ -25,7 +25,7 @@ from ccdstream.frames import Frame, Fused
 from ccdstream.live.board import Board, Request
 from ccdstream.live.jpeg import jpeg_of
 from ccdstream.live.latency import StageDelays
-from ccdstream.live.records import Captured, Event, Gap, Mode
+from ccdstream.live.records import Captured, Event, Mode
 from ccdstream.live.screen import Analysed, Screen, Tally
 from ccdstream.pipeline import Judged, Looker, make_fuser, observation
 from ccdstream.process import settle
@@ -42,8 +42,6 @@ _to_overlay: until its overlay is on the board; _to_plain: until it is there wit
 POLL_S = 0.1
 """How soon a session without frames notices that it is to end, or what is asked of it."""
 COUNT_EVERY_S = 0.5
-MOST_GAPS = 1000
-"""In run.json; events.jsonl has all."""
 
 
 class CaptureLike(Protocol):
@@ -70,7 +68,7 @@ class CaptureLike(Protocol):
 
 
 class JournalLike(Protocol):
-    """What a session writes of frames, alerts and events. None of it raises: what fails is told."""
+    """What a session writes of frames and alerts. None of it raises: what fails is told."""
 
     @property
     def failed(self) -> str | None: ...
@@ -78,7 +76,6 @@ class JournalLike(Protocol):
         self, number: int, pts: int, seconds: float, fused: Fused, state: str, parts: np.ndarray
     ) -> None: ...
     def alert(self, alert: Alert, wall_s: float) -> None: ...
-    def event(self, event: Event) -> None: ...
 
 
 class RecordingLike(Protocol):
@@ -89,8 +86,8 @@ class RecordingLike(Protocol):
     @property
     def failed(self) -> str | None: ...
     def write(self, frame: Frame) -> bool: ...
-    def alert_opened(self, number: int, start_s: float) -> None: ...
-    def alert_closed(self, number: int, end_s: float) -> None: ...
+    def alert_opened(self, number: int, stream_s: float) -> None: ...
+    def alert_closed(self, number: int, stream_s: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +141,6 @@ class LiveResult:
 
     delays: StageDelays
     counts: Counts = field(default_factory=Counts)
-    gaps: list[Gap] = field(default_factory=list)
-    """The first `MOST_GAPS`."""
     started_wall_s: float = 0.0
     wall_s: float = 0.0
     stream_s: float = 0.0
@@ -168,6 +163,7 @@ def run_live(
     source: RecordingLike | None = None,
     folder: Path | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    on_event: Callable[[Event], None] = lambda _: None,
     on_alert: Callable[[Alert], None] = lambda _: None,
     on_count: Callable[[Counts, StageDelays], None] = lambda *_: None,
 ) -> LiveResult:
@@ -179,6 +175,7 @@ def run_live(
         capture: open; frames come from it as long as the call lasts.
         overlay, source: recordings of what is shown, and of what was captured.
         folder: of snapshots; None: none can be taken.
+        on_event: told what happens, also in the screen's thread.
         on_alert: told of each as it closes.
         on_count: told twice a second how far the session is.
 
@@ -198,7 +195,7 @@ def run_live(
     clock = _Clock(result.started_wall_s)
 
     def tell(kind: str, **data: Any) -> None:
-        journal.event(Event(kind, time.time(), clock.stream_s, data))
+        on_event(Event(kind, time.time(), clock.stream_s, data))
 
     def close(alerts: list[Alert]) -> None:
         for alert in alerts:
@@ -216,7 +213,7 @@ def run_live(
         delays=delays,
         wall_of=clock.wall_of,
         keep=_keeper(overlay),
-        on_event=journal.event,
+        on_event=on_event,
     ) as screen:
         capture.listen(screen.arrived)
         if source is not None:
@@ -254,8 +251,6 @@ def run_live(
             if captured.connection != connection or captured.frame.size != size:
                 # what came before is another picture
                 close(analysis.interrupt())
-                if size not in (None, captured.frame.size):
-                    tell("size_changed", before=size, now=captured.frame.size)
                 connection, size = captured.connection, captured.frame.size
             clock.set(captured)
             screen.analysing(captured)
