@@ -46,6 +46,7 @@ from ccdstream.console import (
     tell,
 )
 from ccdstream.errors import CcdstreamError, EngineError, OutputError, VideoOpenError, show_path
+from ccdstream.live.cli import devices, live
 from ccdstream.timecode import timecode
 
 if TYPE_CHECKING:
@@ -468,6 +469,10 @@ class _Tally:
 def _tally(recordings: int, quiet: bool) -> Iterator[_Tally]:
     with progress("frame", quiet) as bar:
         yield _Tally(bar, recordings)
+
+
+app.command(no_args_is_help=True)(live)
+app.command()(devices)
 
 
 @app.command(no_args_is_help=True)

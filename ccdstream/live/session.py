@@ -75,7 +75,7 @@ class JournalLike(Protocol):
     def score(
         self, number: int, pts: int, seconds: float, fused: Fused, state: str, parts: np.ndarray
     ) -> None: ...
-    def alert(self, alert: Alert, wall_s: float) -> None: ...
+    def alert(self, alert: Alert) -> None: ...
 
 
 class RecordingLike(Protocol):
@@ -88,6 +88,23 @@ class RecordingLike(Protocol):
     def write(self, frame: Frame) -> bool: ...
     def alert_opened(self, number: int, stream_s: float) -> None: ...
     def alert_closed(self, number: int, stream_s: float) -> None: ...
+
+
+class StreamClock:
+    """Stream time of the frame that is analysed, and which wall-clock time stream times are."""
+
+    def __init__(self) -> None:
+        self.stream_s = 0.0
+        self._offset_s = time.time()
+
+    def set(self, captured: Captured) -> None:
+        """A frame is taken."""
+        self.stream_s = captured.frame.seconds
+        self._offset_s = captured.wall_s - self.stream_s
+
+    def wall_of(self, stream_s: float) -> float:
+        """`time.time()` at a stream time."""
+        return self._offset_s + stream_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +175,7 @@ def run_live(
     *,
     options: LiveOptions,
     board: Board,
+    clock: StreamClock,
     journal: JournalLike,
     overlay: RecordingLike | None = None,
     source: RecordingLike | None = None,
@@ -173,6 +191,7 @@ def run_live(
 
     Args:
         capture: open; frames come from it as long as the call lasts.
+        clock: set by each frame, for those who tell the wall-clock time of an alert.
         overlay, source: recordings of what is shown, and of what was captured.
         folder: of snapshots; None: none can be taken.
         on_event: told what happens, also in the screen's thread.
@@ -192,14 +211,13 @@ def run_live(
         for name, recording in (("overlay recording", overlay), ("source recording", source))
         if recording is not None
     }
-    clock = _Clock(result.started_wall_s)
 
     def tell(kind: str, **data: Any) -> None:
         on_event(Event(kind, time.time(), clock.stream_s, data))
 
     def close(alerts: list[Alert]) -> None:
         for alert in alerts:
-            journal.alert(alert, clock.wall_of(alert.start_s))
+            journal.alert(alert)
             tell("alert_closed", alert=alert.number, end_s=alert.end_s, peak=alert.peak_score)
             for recording in recordings.values():
                 recording.alert_closed(alert.number, alert.end_s)
@@ -282,21 +300,6 @@ def run_live(
     result.wall_s = time.monotonic() - began_s
     result.stream_s = clock.stream_s
     return result
-
-
-class _Clock:
-    """Stream time, and what of the wall clock it is."""
-
-    def __init__(self, wall_s: float) -> None:
-        self.stream_s = 0.0
-        self._offset_s = wall_s
-
-    def set(self, captured: Captured) -> None:
-        self.stream_s = captured.frame.seconds
-        self._offset_s = captured.wall_s - self.stream_s
-
-    def wall_of(self, stream_s: float) -> float:
-        return self._offset_s + stream_s
 
 
 @dataclass(frozen=True, slots=True, eq=False)
