@@ -37,6 +37,7 @@ ONLY = {
         "ccdstream.workers",
         "ccdstream.live.board",
         "ccdstream.live.capture",
+        "ccdstream.live.journal",
         "ccdstream.live.record",
         "ccdstream.live.session",
         "ccdstream.live.serve",
