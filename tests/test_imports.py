@@ -43,6 +43,7 @@ ONLY = {
         "ccdstream.workers",
         "ccdstream.live.board",
         "ccdstream.live.capture",
+        "ccdstream.live.journal",
         "ccdstream.live.record",
         "ccdstream.live.screen",
         "ccdstream.live.serve",

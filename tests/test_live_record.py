@@ -1,6 +1,5 @@
 """What a recording promises: all frames at their times, playable after a crash, and no waiting."""
 
-import errno
 import os
 import random
 import signal
@@ -8,12 +7,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import av
 import numpy as np
@@ -30,9 +28,9 @@ from ccdstream.live.record import (
     Coding,
     PacketRing,
     Recorder,
-    _new_file,
 )
 from ccdstream.live.records import TIME_BASE, Event
+from tests.disks import room_for, small_disk
 from tests.videos import flat, index_of, textured
 
 SIZE = (48, 64)
@@ -161,6 +159,12 @@ def test_colour_and_shape_of_pixels_are_told(tmp_path: Path) -> None:
     with VideoSource(tmp_path / "live.overlay.000.mp4") as source:
         assert source.colour == COLOUR
         assert source.sample_aspect_ratio == Fraction(16, 15)
+
+
+def test_more_threads_change_nothing_of_what_is_written(tmp_path: Path) -> None:
+    with open_recorder(tmp_path, threads=3) as recorder:
+        record(recorder, steady(3))
+    assert read(tmp_path / "live.overlay.000.mp4") == numbered(steady(3))
 
 
 def test_another_size_begins_a_segment_and_loses_no_frame(tmp_path: Path) -> None:
@@ -450,20 +454,6 @@ def test_a_killed_session_leaves_all_but_the_last_two_seconds(tmp_path: Path) ->
     assert len(found) >= taken + 1 - 2 * 25
 
 
-@contextmanager
-def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
-    """A file system of its own at `folder`."""
-    size = f"size={kilobytes}k"
-    try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], check=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("cannot mount a small disk here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
 def record_until_failed(recorder: Recorder, told: Told) -> int:
     """How many frames were taken; they are hard to compress."""
     taken = 0
@@ -497,32 +487,10 @@ def test_a_full_disk_ends_the_recording_and_not_the_session(
         ]
 
 
-class FullDisk:
-    """A file that has room for so many bytes."""
-
-    def __init__(self, path: Path, room: int) -> None:
-        self._file = _new_file(path)
-        self._room = room
-
-    def write(self, data: bytes) -> int:
-        if self._room == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = self._file.write(data[: self._room])
-        self._room -= written
-        return written
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
 @pytest.mark.parametrize("room", [0, 100, 200_000, 300_000])
 def test_of_a_fragment_that_has_no_room_nothing_is_left(tmp_path: Path, room: int) -> None:
     told = Told()
-
-    def open_file(path: Path) -> IO[bytes]:
-        return FullDisk(path, room)  # type: ignore[return-value]
-
-    with open_recorder(tmp_path, told, open_file=open_file) as recorder:
+    with open_recorder(tmp_path, told, open_file=room_for(room)) as recorder:
         record_until_failed(recorder, told)
     (event,) = told.of("recorder_failed")
     assert "No space left on device" in event["reason"]
@@ -560,7 +528,7 @@ def test_leaving_by_an_error_finishes_every_file(tmp_path: Path) -> None:
 
 
 def test_textured_pictures_come_back_as_they_were(tmp_path: Path) -> None:
-    with open_recorder(tmp_path, preset="superfast") as recorder:
+    with open_recorder(tmp_path, preset="veryfast") as recorder:
         for k, time in enumerate(steady(1)):
             recorder.write(Frame(*textured(k, SIZE), time, TIME_BASE, COLOUR))
     with VideoSource(tmp_path / "live.overlay.000.mp4") as source:

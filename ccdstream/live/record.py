@@ -24,7 +24,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import av
 from av.packet import Packet
@@ -34,6 +34,7 @@ from av.video.stream import VideoStream
 from ccdstream.encode import cannot_write, keep_name, part_of, planar, tag_colour
 from ccdstream.errors import OutputError, show_path
 from ccdstream.frames import Colour, Frame
+from ccdstream.live.append import Appended, OpenFile, new_file
 from ccdstream.live.records import TIME_BASE, Event
 
 KEYFRAME_S = 1.0
@@ -43,6 +44,10 @@ GAP_S = 2.0
 while, as if it were still so."""
 TOLD_WITHIN_S = 5.0
 """An alert may be told this long after its start, and its clip still has all of its `pre_s`."""
+
+_PIXELS_PER_S = 40_000_000
+"""For one thread of x264 by default: about half of what it encodes with this preset on a slow core,
+so that it keeps up, and takes no more cores than it needs."""
 
 _GLOBAL_HEADER = 1 << 22
 """AV_CODEC_FLAG_GLOBAL_HEADER: parameter sets go into the container, which MP4 wants."""
@@ -171,12 +176,10 @@ class PacketRing:
 class _Fragments:
     """A file that grows by whole fragments, for PyAV to write into."""
 
-    def __init__(self, path: Path, open_file: Callable[[Path], IO[bytes]], *, sync: bool) -> None:
-        self._file = open_file(path)
+    def __init__(self, path: Path, open_file: OpenFile, *, sync: bool) -> None:
+        self.file = Appended(path, open_file)
         self._fragment = bytearray()
         self._sync = sync
-        self.length = 0
-        """Of the whole fragments in the file, in bytes."""
 
     def write(self, data: bytes) -> int:
         """Keep what belongs to a fragment until `commit`."""
@@ -184,40 +187,21 @@ class _Fragments:
         return len(data)
 
     def commit(self) -> bool:
-        """Write the fragment, if there is one; False where there was none.
+        """Append the fragment, if there is one; False where there was none.
 
         Raises:
-            OSError: it cannot be written; nothing of it is left in the file.
+            OSError: it cannot be written, and nothing of it is left in the file.
         """
-        if not self._fragment:
-            return False
-        rest = fragment = bytes(self._fragment)
+        fragment = bytes(self._fragment)
         self._fragment.clear()
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            if self._sync:
-                self.sync()
-        except OSError:
-            with suppress(OSError):  # then its end is torn, which players take
-                self._file.truncate(self.length)
-            raise
-        self.length += len(fragment)
-        return True
-
-    def sync(self) -> None:
-        """Bring it to the disk."""
-        os.fsync(self._file.fileno())
+        if fragment:
+            self.file.append(fragment, sync=self._sync)
+        return bool(fragment)
 
     @property
     def closed(self) -> bool:
         """Asked by PyAV before it writes the end of a container that nobody closed."""
-        return self._file.closed
-
-    def close(self) -> None:
-        """Leave the file as it is."""
-        with suppress(OSError):  # what was committed is there
-            self._file.close()
+        return self.file.closed
 
 
 class _Mp4:
@@ -230,7 +214,7 @@ class _Mp4:
         *,
         start: int,
         zero: int,
-        open_file: Callable[[Path], IO[bytes]],
+        open_file: OpenFile,
         sync: bool,
     ) -> None:
         self.path = path
@@ -239,12 +223,12 @@ class _Mp4:
         self.frames = 0
         self._zero = zero  # of the file's clock
         try:
-            self._file = _Fragments(path, open_file, sync=sync)
+            self._fragments = _Fragments(path, open_file, sync=sync)
         except OSError as error:
             raise cannot_write(path, error) from error
         try:
             self._container = av.open(
-                self._file,
+                self._fragments,
                 "w",
                 format="mp4",
                 buffer_size=1 << 18,
@@ -257,7 +241,7 @@ class _Mp4:
             self._stream = self._container.add_stream_from_template(stream, opaque=True)
             self._stream.time_base = TIME_BASE
             self._container.start_encoding()
-            self._file.commit()
+            self._fragments.commit()
         except (av.FFmpegError, OSError) as error:
             self.discard()
             raise cannot_write(path, error) from error
@@ -265,7 +249,7 @@ class _Mp4:
     @property
     def length(self) -> int:
         """Bytes in the file."""
-        return self._file.length
+        return self._fragments.file.length
 
     def add(self, coded: Coded) -> None:
         """Append a frame; the first one must be a keyframe."""
@@ -276,7 +260,7 @@ class _Mp4:
         packet.stream = self._stream
         try:
             self._container.mux(packet)
-            if self._file.commit():  # all before this keyframe
+            if self._fragments.commit():  # all before this keyframe
                 self.kept = coded.pts
         except (av.FFmpegError, OSError) as error:
             raise cannot_write(self.path, error) from error
@@ -287,23 +271,23 @@ class _Mp4:
         """Write what is left, and bring it to the disk."""
         try:
             self._container.close()
-            self._file.commit()
-            self._file.sync()
+            self._fragments.commit()
+            self._fragments.file.sync()
             self.kept = self.end
         except (av.FFmpegError, OSError) as error:
             raise cannot_write(self.path, error) from error
         finally:
-            self._file.close()
+            self._fragments.file.close()
 
     def abandon(self) -> None:
         """Leave the whole fragments that are in the file; without one no file."""
-        self._file.close()
+        self._fragments.file.close()
         if self.kept == self.start:
             self.discard()
 
     def discard(self) -> None:
         """Leave no trace."""
-        self._file.close()
+        self._fragments.file.close()
         with suppress(OSError):
             self.path.unlink()
 
@@ -342,10 +326,6 @@ class _Clip:
             self.mp4.discard()
 
 
-def _new_file(path: Path) -> IO[bytes]:
-    return open(path, "xb", buffering=0)
-
-
 class Recorder:
     """Writes what a session gives it, and never holds it up; a context manager.
 
@@ -366,7 +346,8 @@ class Recorder:
         segment_s: a new file begins with the first keyframe after this time; None: never.
         clips: what to write around alerts, as `clips/alert-NNN.mp4`; None: nothing.
         segments: whether there are files other than clips.
-        crf, preset, threads: of x264. With one thread it takes no more than one core.
+        crf, preset: of x264. The fastest one leaves the CPU to the analysis, for larger files.
+        threads: of x264; None: as many as pictures of this size at this rate need.
         on_event: told segment_opened, segment_closed, clip_written and recorder_failed; called in
             the recorder's thread.
         depth: most frames that wait to be encoded.
@@ -394,21 +375,24 @@ class Recorder:
         clips: ClipRule | None,
         segments: bool = True,
         crf: int = 18,
-        preset: str = "superfast",
-        threads: int = 1,
+        preset: str = "ultrafast",
+        threads: int | None = None,
         on_event: Callable[[Event], None],
         depth: int = 8,
         open_encoder: Callable[[Coding], Encoder] = X264,
-        open_file: Callable[[Path], IO[bytes]] = _new_file,
+        open_file: OpenFile = new_file,
     ) -> None:
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         height, width = size
+        rate = Fraction(rate_hint) if 1 <= rate_hint <= 1000 else Fraction(25)
+        if threads is None:
+            threads = 1 + min(int(height * width * rate / _PIXELS_PER_S), (os.cpu_count() or 1) - 1)
         self._coding = Coding(
             (height + height % 2, width + width % 2),
             colour,
             Fraction(sample_aspect_ratio),
-            Fraction(rate_hint) if 1 <= rate_hint <= 1000 else Fraction(25),
+            rate,
             crf,
             preset,
             threads,
