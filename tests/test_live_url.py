@@ -28,7 +28,7 @@ from tests.senders import (
     sends,
     serving,
 )
-from tests.videos import index_of
+from tests.videos import index_of, make_video
 
 LIMIT_S = 30.0
 SILENCE_S = 0.4
@@ -188,6 +188,17 @@ def test_a_session_goes_on_over_a_sender_that_stalls_dies_and_comes_back(tmp_pat
     assert {connection for connection, _ in seen} <= {0, 1}
     pts = [pts for _, pts in seen]
     assert pts == sorted(set(pts)) and seen[-1][0] == 1
+
+
+def test_a_stream_whose_packets_hold_parts_of_pictures_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.h264"
+    make_video(path, format="h264", frames=12, options={"tune": "zerolatency"})
+    data = path.read_bytes()
+    with serving(sends(data), sends(data), sends(data)) as port:
+        source = stream_at(f"tcp://127.0.0.1:{port}")
+        for _ in range(2):  # the second time it knows, and takes one connection
+            frames, _ = frames_of(source)
+            assert [index_of(frame.y) for frame in frames] == list(range(12))
 
 
 def test_another_size_in_mid_stream_comes_out_as_it_is(tmp_path: Path) -> None:

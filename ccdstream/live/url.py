@@ -14,15 +14,15 @@ in mid-stream and keeps its socket open, `timeout=(5, 2)` of `av.open`:
   therefore waited for; a device is given up by the capture, and closes when it wakes.
 
 **Delay.** Measured with H.264 in MPEG-TS, 720x576 at 25 frames/s, over TCP on loopback: a frame
-comes out 85 ms after it was sent, 46 ms with `fflags=noparse`. MPEG-TS tells the end of a picture by
-the beginning of the next, which costs the time of a frame; FFmpeg's parser waits for the same thing
-once more. So the parser is left out wherever a container tells pictures apart itself (`_WHOLE`);
-RTP does not. (3 ms in NUT, which says how long a picture is.) No clock here sees that delay: a
-frame's arrival is the moment it comes out. With 3 B-frames it is 377 ms: have the sender use none.
-`fpsprobesize=2` brings the first frame after 0.2 s instead of 0.97, and the rate is still known.
-`fflags=nobuffer` loses the first group of pictures, because the packets that FFmpeg looked at are
-gone. The decoder's `low_delay` changes nothing that could be measured. Neither is set. Frame threads
-are off: each would hold a picture back.
+comes out 85 ms after it was sent, 46 ms with `fflags=noparse`. MPEG-TS tells the end of a picture
+by the beginning of the next, which costs the time of a frame; FFmpeg's parser waits for the same
+once more. So the parser is left out where packets hold whole pictures (`_WHOLE`); those of RTP do
+not, and what comes by a pipe cannot be opened again to find out. (3 ms in NUT, which says how long
+a picture is.) No clock here sees that delay: a frame arrives when it comes out. With 3 B-frames it
+is 377 ms: have the sender use none. `fpsprobesize=2` brings the first frame after 0.2 s instead of
+0.97, with the rate still known. `fflags=nobuffer` loses the first group of pictures, because the
+packets that FFmpeg looked at are gone; the decoder's `low_delay` changes nothing that could be
+measured: neither is set. Frame threads are off, as each holds a picture back.
 """
 
 import errno
@@ -67,14 +67,8 @@ _NETWORK = (
 )
 """Protocols that a stream may lead FFmpeg to. No files: a playlist cannot make it read one."""
 
-_WHOLE = (
-    "mpegts",
-    "matroska,webm",
-    "nut",
-    "flv",
-    "mpjpeg",
-    "yuv4mpegpipe",
-    "mov,mp4,m4a,3gp,3g2,mj2",
+_WHOLE = frozenset(
+    ("mpegts", "matroska,webm", "nut", "flv", "mpjpeg", "yuv4mpegpipe", "mov,mp4,m4a,3gp,3g2,mj2")
 )
 """Formats whose packets hold a whole picture each. MPEG-TS allows otherwise; encoders do so."""
 
@@ -88,7 +82,8 @@ class DeviceRefused(VideoOpenError):
 
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
 
-_PROMPT = {"fpsprobesize": "2", "analyzeduration": "2000000", "fflags": "noparse"}
+_PROMPT = {"fpsprobesize": "2", "analyzeduration": "2000000"}
+_UNPARSED = {"fflags": "noparse"}
 """Options of FFmpeg for streams; see above."""
 
 _SILENCE_S = 0.3
@@ -113,7 +108,13 @@ class _Stream:
     """The best video stream of an open container, as a `Connection`."""
 
     def __init__(
-        self, container: InputContainer, *, through: str, timeout_s: float | None, paced: bool
+        self,
+        container: InputContainer,
+        *,
+        through: str,
+        timeout_s: float | None,
+        paced: bool,
+        holds: int,
     ) -> None:
         """Decodes up to the first picture, so that the mode is that of real frames.
 
@@ -123,9 +124,8 @@ class _Stream:
         self._container = container
         self._timeout_s = timeout_s
         self._video = _best_video(container)
-        # how many pictures a demuxer may hold back, and whether the last wait was a silence
-        self._held = 1 if container.format.name in _WHOLE else 2
-        self._old = 0
+        self._holds = holds  # pictures that the demuxer may hold back
+        self._old = 0  # and how many of those to come are from before a silence
         self._video.thread_type = "SLICE"
         self._video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self._time_base = exact(self._video.time_base, Fraction(1, 90_000))
@@ -216,7 +216,7 @@ class _Stream:
                 self._over = True
                 return None
             if waited_s > max(_SILENCE_S, 4 * self._usual_wait_s):
-                self._old = self._held
+                self._old = self._holds
             self._usual_wait_s += 0.1 * (waited_s - self._usual_wait_s)
             return packet
         raise SourceLost("nothing in it can be read any more")
@@ -252,6 +252,7 @@ class FfmpegSource:
         paced: whether frames are held until their time has come.
         timeout_s: longest time without data; None where no time-out can end a read.
         device: whether it is one of this machine's.
+        unparsed: whether to do without FFmpeg's parser, where the format can.
         advice: what to do where it is not as wanted.
     """
 
@@ -268,6 +269,7 @@ class FfmpegSource:
         paced: bool = False,
         timeout_s: float | None = None,
         device: bool = False,
+        unparsed: bool = False,
         advice: str,
     ) -> None:
         self.name = name
@@ -280,6 +282,7 @@ class FfmpegSource:
         self._paced = paced
         self._timeout_s = timeout_s
         self._device = device
+        self._unparsed = unparsed
         self._advice = advice
 
     @contextmanager
@@ -291,10 +294,11 @@ class FfmpegSource:
             VideoOpenError: it cannot be opened at all, or not as wanted; `DeviceRefused` where it
                 is FFmpeg that cannot.
         """
-        container = self._open(self._options)
-        if "noparse" in self._options.get("fflags", "") and container.format.name not in _WHOLE:
+        container = self._open()
+        if self._unparsed and container.format.name not in _WHOLE:
+            self._unparsed = False  # from now on, as some senders serve one connection only
             container.close()
-            container = self._open({k: v for k, v in self._options.items() if k != "fflags"})
+            container = self._open()
         with container:
             try:
                 stream = _Stream(
@@ -302,6 +306,7 @@ class FfmpegSource:
                     through=self._through,
                     timeout_s=self._timeout_s,
                     paced=self._paced,
+                    holds=1 if self._unparsed else 2,
                 )
             except SourceLost as lost:
                 if self.ends:
@@ -311,16 +316,17 @@ class FfmpegSource:
             yield stream
             del stream  # with it goes the decoder, and its threads
 
-    def _open(self, options: Mapping[str, str]) -> InputContainer:
+    def _open(self) -> InputContainer:
         began = time.monotonic()
         try:
-            return av.open(
+            container: InputContainer = av.open(
                 self._url,
                 format=self._format,
-                options=dict(options),
+                options={**self._options, **(_UNPARSED if self._unparsed else {})},
                 timeout=None if self._timeout_s is None else (OPEN_TIMEOUT_S, self._timeout_s),
                 **METADATA,
             )
+            return container
         except (av.FFmpegError, ValueError, OSError) as error:
             self._fail(error, time.monotonic() - began)
 
@@ -367,8 +373,6 @@ def url_source(url: str, name: str, wanted: Wanted, *, timeout_s: float) -> Ffmp
     """
     options = {**_PROMPT, "protocol_whitelist": _NETWORK}
     scheme = url.partition(":")[0].lower()
-    if scheme in ("rtsp", "rtsps", "rtp"):
-        del options["fflags"]  # a packet of RTP holds a part of a picture
     if scheme in ("rtsp", "rtsps") and not url.endswith(("?udp", "?udp_multicast", "?http")):
         options["rtsp_transport"] = "tcp"
     return FfmpegSource(
@@ -378,6 +382,7 @@ def url_source(url: str, name: str, wanted: Wanted, *, timeout_s: float) -> Ffmp
         options=options,
         through=f"FFmpeg {scheme}",
         timeout_s=timeout_s,
+        unparsed=scheme not in ("rtsp", "rtsps", "rtp"),
         advice="A stream is taken as it is: check the URL, and set size and rate at the sender.",
     )
 
