@@ -109,11 +109,11 @@ def chromium() -> Iterator[Tab]:
     """A fresh one, with one empty tab."""
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [
-            CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
-            f"--user-data-dir={profile}", "--no-first-run", "--disable-background-networking",
-            "--disable-dev-shm-usage", "--hide-scrollbars", "about:blank",
-        ]  # fmt: skip
+        options = (
+            "--headless=new --no-sandbox --disable-gpu --remote-debugging-port=0 --no-first-run "
+            "--disable-background-networking --disable-dev-shm-usage --hide-scrollbars"
+        )
+        command = [CHROMIUM, *options.split(), f"--user-data-dir={profile}", "about:blank"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
             try:
                 yield from _first_tab(running)

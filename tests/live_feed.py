@@ -9,12 +9,12 @@ import argparse
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ from ccdstream.live.records import TIME_BASE, AlertCard, Shown, Status
 from ccdstream.render import Overlay
 
 ENTER = 0.95
-FACTS = {
+FACTS: Mapping[str, Any] = {
     "source": "/dev/video0  Capture HDMI",
     "mode": "720x576, 25/s, yuyv422, FFmpeg v4l2",
     "model": "ccd-quick-student-427c5c400b0f",
@@ -94,6 +94,7 @@ class Feed:
         rate: int = 25,
         loop_s: float = 20.0,
         past_s: float = 0.0,
+        facts: Mapping[str, Any] = FACTS,
     ) -> None:
         """
         Args:
@@ -102,8 +103,10 @@ class Feed:
             rate: frames a second.
             loop_s: seconds of procedure that are repeated.
             past_s: seconds that the session has already gone on for.
+            facts: told on the board.
         """
         self.board, self.rate, self.past_s = board, rate, past_s
+        board.tell(facts)
         self.frames = plain_frames(loop_s, size, rate)
         self.status: Status | None = None
         """Shown in place of what the frame is; NO SIGNAL takes the picture away."""
@@ -133,7 +136,7 @@ class Feed:
         overlay = Overlay(size, self.frames[0][0].colour, enter=ENTER)
         field = field_of(self.frames[0][0])
         self._started_wall = time.time() - self.past_s
-        self.board.tell(FACTS | {"started_wall": self._started_wall})
+        self.board.tell({"started_wall": self._started_wall})
         number, delays = 0, []
         dropped = 0
         past = int(self.past_s * self.rate)

@@ -294,7 +294,7 @@ function fillCard({ card, element }) {
   }
   say(element.querySelector(".at span"), clockOf(card.opened_s));
   element.querySelector(".tag").hidden = !open;
-  say(element.querySelector(".wall-time"), `opened at ${wallOf(card.opened_wall_s)}`);
+  say(element.querySelector(".wall-time"), `opened ${wallOf(card.opened_wall_s)}`);
   say(element.querySelector(".where"), card.clock === null ? "position not known"
     : typeof card.clock === "number" ? `at ${card.clock} o'clock` : `at ${card.clock}`);
   lengthOfCard({ card, element });
