@@ -32,14 +32,22 @@ class HandCapture:
         self._listeners: list[Callable[[Captured], object]] = []
         self._changed = threading.Condition()
         self._slot: Captured | None = None
+        self._entered = threading.Event()
         self._began_s = time.monotonic()
-        self.taken = 0
+
+    def __enter__(self) -> "HandCapture":
+        self._entered.set()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def listen(self, listener: Callable[[Captured], object]) -> None:
         self._listeners.append(listener)
 
     def arrive(self, frame: Frame, *, late_s: float = 0.0) -> Captured:
         """A frame is there now; one that waits makes room."""
+        assert self._entered.wait(20.0)
         now_s = time.monotonic() - late_s
         pts = round((now_s - self._began_s) * 90_000)
         frame = Frame(frame.y, frame.u, frame.v, pts, TIME_BASE, frame.colour)

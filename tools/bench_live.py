@@ -287,9 +287,7 @@ def play(
                     on_event=journal.event,
                 )
             )
-        capture = stack.enter_context(
-            Capture(source, first_retry_s=0.2, longest_retry_s=0.2, on_event=journal.event)
-        )
+        capture = Capture(source, first_retry_s=0.2, longest_retry_s=0.2, on_event=journal.event)
         result = run_live(
             capture,
             bundle,

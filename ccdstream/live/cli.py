@@ -271,9 +271,7 @@ class _Session:
             window = self._window(stack, board)
             log(Event("session_started", time.time(), 0.0, {"source": self.source.name}))
             told.started(self.bundle, self.engine, self.folder, url)
-            capture = stack.enter_context(
-                Capture(self.source, timeout_s=self.timeout_s, on_event=log)
-            )
+            capture = Capture(self.source, timeout_s=self.timeout_s, on_event=log)
             result = run_live(
                 capture,
                 self.bundle,
@@ -293,8 +291,12 @@ class _Session:
             mode = capture.mode
             board.close()  # whoever watches learns it before the files are finished
             ended["by"] = result.ended
-        for name, writer in (("overlay", overlay), ("source", source), ("journal", journal)):
-            if writer is not None and writer.failed:
+        for name, writer in (
+            ("overlay recording", overlay),
+            ("source recording", source),
+            ("journal", journal),
+        ):
+            if writer is not None and writer.failed:  # also while the last files were finished
                 result.failures.setdefault(name, writer.failed)
         record = live_record(
             result,

@@ -81,7 +81,7 @@ class Screen:
         enter: float,
         delays: StageDelays,
         wall_of: Callable[[float], float],
-        keep: Callable[[Frame], None] = lambda _: None,
+        keep: Callable[[Frame], object] = lambda _: None,
         on_event: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self.tally = Tally()

@@ -9,8 +9,10 @@ One frame at a time, and always the newest: what arrives during an analysis and 
 dropped and counted. A gap closes the alert that is open and starts the smoothing anew.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,11 +24,11 @@ from ccdstream.alert import Alert, AlertRule, AlertTracker
 from ccdstream.bundle import Bundle
 from ccdstream.engine.base import Engine
 from ccdstream.frames import Frame, Fused
-from ccdstream.live.board import Board, Request
+from ccdstream.live.board import Board
 from ccdstream.live.jpeg import jpeg_of
 from ccdstream.live.latency import StageDelays
 from ccdstream.live.records import Captured, Event, Mode
-from ccdstream.live.screen import Analysed, Screen, Tally
+from ccdstream.live.screen import Analysed, Screen
 from ccdstream.pipeline import Judged, Looker, make_fuser, observation
 from ccdstream.process import settle
 from ccdstream.score import Scorer
@@ -44,7 +46,7 @@ POLL_S = 0.1
 COUNT_EVERY_S = 0.5
 
 
-class CaptureLike(Protocol):
+class CaptureLike(AbstractContextManager[Any], Protocol):
     """What a session reads of a `Capture`."""
 
     def newest(self, timeout_s: float) -> Captured | None: ...
@@ -190,7 +192,7 @@ def run_live(
     Settles the process first, for its life: see `ccdstream.process`.
 
     Args:
-        capture: open; frames come from it as long as the call lasts.
+        capture: not entered yet; it reads as long as the call lasts.
         clock: set by each frame, for those who tell the wall-clock time of an alert.
         overlay, source: recordings of what is shown, and of what was captured.
         folder: of snapshots; None: none can be taken.
@@ -202,104 +204,150 @@ def run_live(
         EngineError: the engine failed.
     """
     settle()
-    delays = StageDelays(STAGES)
-    result = LiveResult(delays, started_wall_s=time.time())
-    began_s = time.monotonic()
-    analysis = _Analysis(bundle, engine, delays)
     recordings = {
         name: recording
         for name, recording in (("overlay recording", overlay), ("source recording", source))
         if recording is not None
     }
-
-    def tell(kind: str, **data: Any) -> None:
-        on_event(Event(kind, time.time(), clock.stream_s, data))
-
-    def close(alerts: list[Alert]) -> None:
-        for alert in alerts:
-            journal.alert(alert)
-            tell("alert_closed", alert=alert.number, end_s=alert.end_s, peak=alert.peak_score)
-            for recording in recordings.values():
-                recording.alert_closed(alert.number, alert.end_s)
-            on_alert(alert)
-        screen.close_alerts(alerts)
-
-    with Screen(
+    result = LiveResult(StageDelays(STAGES), started_wall_s=time.time())
+    analysis = _Analysis(bundle, engine, result.delays)
+    screen = Screen(
         board,
         bound_s=options.max_latency_s,
         enter=bundle.alert["enter"],
-        delays=delays,
+        delays=result.delays,
         wall_of=clock.wall_of,
-        keep=_keeper(overlay),
+        keep=overlay.write if overlay is not None else lambda _: None,
         on_event=on_event,
-    ) as screen:
-        capture.listen(screen.arrived)
-        if source is not None:
-            capture.listen(lambda captured: source.write(captured.frame))
-        counted_s = 0.0
-        opened, connection = 0, -1
-        size: tuple[int, int] | None = None
-        while True:
+    )
+    session = _Session(
+        result, capture, screen, board, clock, journal, recordings, folder, on_event, on_alert
+    )
+    capture.listen(screen.arrived)
+    if source is not None:
+        capture.listen(lambda captured: source.write(captured.frame))
+    began_s, counted_s = time.monotonic(), -math.inf
+    kind: tuple[int, tuple[int, int]] | None = None
+    with screen, capture:
+        while not result.ended:
             screen.check()
-            if stopped():
-                result.ended = "stopped"
-                break
             now_s = time.monotonic()
-            if options.duration_s is not None and now_s - began_s >= options.duration_s:
-                result.ended = "duration"
-                break
             if now_s - counted_s >= COUNT_EVERY_S:
                 counted_s = now_s
-                _count(result, capture, screen.tally, recordings.values())
-                board.count({**result.counts.counters(), **delays.counters()})
-                on_count(result.counts, delays)
-                _tell_failures(result, {"journal": journal, **recordings}, board, tell)
-            for request in board.requests():
-                _answer(request, board, folder, tell)
-
-            captured = capture.newest(POLL_S)
-            if captured is None:
-                if capture.over:
-                    result.ended = "end of the source"
-                    break
-                if not capture.signal:
-                    close(analysis.interrupt())
-                    screen.lost(capture.cause)
-                continue
-            if captured.connection != connection or captured.frame.size != size:
-                # what came before is another picture
-                close(analysis.interrupt())
-                connection, size = captured.connection, captured.frame.size
-            clock.set(captured)
-            screen.analysing(captured)
-            done = analysis(captured)
-            screen.analysed(done.analysed)
-            journal.score(
-                captured.number,
-                captured.frame.pts,
-                captured.frame.seconds,
-                done.analysed.fused,
-                done.analysed.state,
-                done.parts,
-            )
-            result.counts.analysed += 1
-            result.counts.informative += done.analysed.fused.informative
-            close(done.closed)
-            alert = done.analysed.alert
-            if alert is not None and alert.number > opened:
-                opened = alert.number
-                result.counts.alerts += 1
-                tell("alert_opened", alert=alert.number, start_s=alert.start_s)
-                for recording in recordings.values():
-                    recording.alert_opened(alert.number, alert.start_s)
-        close(analysis.interrupt())
-    _count(result, capture, screen.tally, recordings.values())
-    _tell_failures(result, {"journal": journal, **recordings}, board, tell)
-    board.count({**result.counts.counters(), **delays.counters()})
-    on_count(result.counts, delays)
+                session.count()
+                on_count(result.counts, result.delays)
+            session.answer_requests()
+            if stopped():
+                result.ended = "stopped"
+            elif options.duration_s is not None and now_s - began_s >= options.duration_s:
+                result.ended = "duration"
+            elif (captured := capture.newest(POLL_S)) is not None:
+                if (captured.connection, captured.frame.size) != kind:  # another picture
+                    kind = captured.connection, captured.frame.size
+                    session.close_alerts(analysis.interrupt())
+                clock.set(captured)
+                screen.analysing(captured)
+                done = analysis(captured)
+                screen.analysed(done.analysed)
+                session.write_down(done)
+            elif capture.over:
+                result.ended = "end of the source"
+            elif not capture.signal:
+                session.close_alerts(analysis.interrupt())
+                screen.lost(capture.cause)
+        session.close_alerts(analysis.interrupt())
+    session.count()
+    on_count(result.counts, result.delays)
     result.wall_s = time.monotonic() - began_s
     result.stream_s = clock.stream_s
     return result
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """All that a session tells, and whom."""
+
+    result: LiveResult
+    capture: CaptureLike
+    screen: Screen
+    board: Board
+    clock: StreamClock
+    journal: JournalLike
+    recordings: Mapping[str, RecordingLike]
+    folder: Path | None
+    on_event: Callable[[Event], None]
+    on_alert: Callable[[Alert], None]
+    opened: int = 0
+    """Number of the newest alert."""
+
+    def tell(self, kind: str, **data: Any) -> None:
+        """Something happened."""
+        self.on_event(Event(kind, time.time(), self.clock.stream_s, data))
+
+    def write_down(self, done: "_Done") -> None:
+        """Keep what an analysed frame gave."""
+        analysed, counts = done.analysed, self.result.counts
+        captured, fused = analysed.captured, analysed.fused
+        frame = captured.frame
+        self.journal.score(
+            captured.number, frame.pts, frame.seconds, fused, analysed.state, done.parts
+        )
+        counts.analysed += 1
+        counts.informative += fused.informative
+        self.close_alerts(done.closed)
+        alert = analysed.alert
+        if alert is not None and alert.number > self.opened:
+            self.opened = alert.number
+            counts.alerts += 1
+            self.tell("alert_opened", alert=alert.number, start_s=alert.start_s)
+            for recording in self.recordings.values():
+                recording.alert_opened(alert.number, alert.start_s)
+
+    def close_alerts(self, alerts: list[Alert]) -> None:
+        """Alerts are over."""
+        for alert in alerts:
+            self.journal.alert(alert)
+            self.tell("alert_closed", alert=alert.number, end_s=alert.end_s, peak=alert.peak_score)
+            for recording in self.recordings.values():
+                recording.alert_closed(alert.number, alert.end_s)
+            self.on_alert(alert)
+        self.screen.close_alerts(alerts)
+
+    def count(self) -> None:
+        """Collect what the others counted and where they failed, and put it on the board."""
+        counts, tally, capture = self.result.counts, self.screen.tally, self.capture
+        counts.captured, counts.dropped_slot = capture.captured, capture.dropped
+        counts.gaps, counts.connections = capture.gaps, capture.connections
+        counts.shown, counts.shown_plain = tally.shown, tally.plain
+        counts.dropped_late, counts.deadline_misses = tally.late, tally.deadline_misses
+        counts.dropped_recorder = sum(each.dropped for each in self.recordings.values())
+        self.board.count({**counts.counters(), **self.result.delays.counters()})
+        failed = {"journal": self.journal.failed}
+        failed |= {name: recording.failed for name, recording in self.recordings.items()}
+        for name, why in failed.items():
+            if why and name not in self.result.failures:
+                self.result.failures[name] = why
+                self.board.tell({"recording_failed": " ".join(self.result.failures.values())})
+
+    def answer_requests(self) -> None:
+        """Do what watchers asked for: an event each, and a file for a snapshot."""
+        for request in self.board.requests():
+            data: dict[str, Any] = {"note": request.note} if request.note else {}
+            if request.kind == "snapshot":
+                data |= self._snapshot()
+            self.tell(request.kind, **data)
+
+    def _snapshot(self) -> dict[str, str]:
+        shown = self.board.shown
+        if shown is None or shown.frame is None or self.folder is None:
+            return {"failed": "there is no picture"}
+        taken = datetime.now().astimezone()
+        path = self.folder / f"snapshot-{taken:%Y%m%d-%H%M%S-%f}.jpg"
+        try:
+            _write_whole(path, jpeg_of(shown.frame, quality=95))
+        except OSError as error:
+            return {"failed": error.strerror or str(error)}
+        return {"file": path.name}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -351,67 +399,6 @@ class _Analysis:
         """The stream breaks off: close the alert that is open, and smooth anew after it."""
         self._fuser = make_fuser(self._bundle)
         return self._tracker.finish()
-
-
-def _keeper(overlay: RecordingLike | None) -> Callable[[Frame], None]:
-    def keep(frame: Frame) -> None:
-        if overlay is not None:
-            overlay.write(frame)
-
-    return keep
-
-
-def _count(
-    result: LiveResult,
-    capture: CaptureLike,
-    tally: Tally,
-    recordings: Iterable[RecordingLike],
-) -> None:
-    """Collect what the others counted."""
-    counts = result.counts
-    counts.captured, counts.dropped_slot = capture.captured, capture.dropped
-    counts.gaps, counts.connections = capture.gaps, capture.connections
-    counts.shown, counts.shown_plain = tally.shown, tally.plain
-    counts.dropped_late, counts.deadline_misses = tally.late, tally.deadline_misses
-    counts.dropped_recorder = sum(recording.dropped for recording in recordings)
-
-
-class _Fails(Protocol):
-    @property
-    def failed(self) -> str | None: ...
-
-
-def _tell_failures(
-    result: LiveResult,
-    writers: Mapping[str, _Fails],
-    board: Board,
-    tell: Callable[..., None],
-) -> None:
-    """Say once of each writer that it cannot write any longer; the session goes on."""
-    for name, writer in writers.items():
-        if writer.failed and name not in result.failures:
-            result.failures[name] = writer.failed
-            board.tell({"recording_failed": "; ".join(result.failures.values())})
-            if name != "journal":
-                tell("recorder_failed", recorder=name, cause=writer.failed)
-
-
-def _answer(request: Request, board: Board, folder: Path | None, tell: Callable[..., None]) -> None:
-    """Do what a watcher asked for: an event, and a file for a snapshot."""
-    data: dict[str, Any] = {"note": request.note} if request.note else {}
-    if request.kind == "snapshot":
-        shown = board.shown
-        if shown is None or shown.frame is None:
-            data["failed"] = "there is no picture"
-        elif folder is not None:
-            taken = datetime.now().astimezone()
-            path = folder / f"snapshot-{taken:%Y%m%d-%H%M%S-%f}.jpg"
-            try:
-                _write_whole(path, jpeg_of(shown.frame, quality=95))
-                data["file"] = path.name
-            except OSError as error:
-                data["failed"] = error.strerror or str(error)
-    tell(request.kind, **data)
 
 
 def _write_whole(path: Path, data: bytes) -> None:
