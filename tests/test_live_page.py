@@ -93,7 +93,7 @@ def test_a_lost_signal_withdraws_the_picture_and_says_why_and_it_comes_back(
         assert open_tab.run("picture.hidden")
         assert text(open_tab, "detail") == "connection refused, next try in 4 s"
         assert text(open_tab, "score") == "\u2013"
-        assert "NO SIGNAL" in text(open_tab, "speak")
+        open_tab.until("document.getElementById('speak').textContent.includes('NO SIGNAL')")
         assert (
             max(
                 open_tab.run(

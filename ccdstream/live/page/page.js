@@ -49,6 +49,7 @@ let connected = false;
 let lostBecause = "connecting";
 let statusKind = "";
 let statusSince = performance.now();
+let speaking = 0;
 
 const CAUSES = {
   "READY": "analysed within the bound",
@@ -73,10 +74,13 @@ function showStatus() {
     statusSince = performance.now();
     document.body.dataset.kind = kind;
     document.title = kind === "READY" ? "ccdstream live" : `${kind} - ccdstream live`;
-    say($("speak"), kind === "LAG" ? "LAG" : `${kind}. ${cause}`); // not each of its numbers
+    clearTimeout(speaking); // a hiccup is not worth a word, nor is each of its numbers
+    speaking = setTimeout(() => say($("speak"), kind === "LAG" ? "LAG" : `${kind}. ${cause}`), kind === "LAG" ? 1000 : 0);
   }
   const number = kind === "LAG" ? /^(\d+ ms)(?:, )?(.*)$/.exec(detail) : null;
-  say($("kind"), number ? `LAG ${number[1]}` : kind);
+  const word = number ? `LAG ${number[1]}` : kind;
+  say($("kind"), word);
+  $("word").style.setProperty("--chars", word.length);
   say($("detail"), number ? number[2] || "the analysis is later than its bound, its heat withdrawn" : cause);
   say($("blank-kind"), kind);
   say($("blank-cause"), kind === "READY" ? "waiting for a picture" : cause);
