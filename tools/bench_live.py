@@ -176,8 +176,11 @@ class NumberedSource:
         if self._began_s is None:
             self._began_s = time.monotonic()
         due = (time.monotonic() - self._began_s) * self._rate
-        number = self._first + max(self.number - self._first, int(due))
+        number = min(self._first + max(self.number - self._first, int(due)), self._count)
         self.missed += number - self.number
+        self.number = number
+        if self.over:
+            return self.read()
         left_s = self._began_s + float((number - self._first) / self._rate) - time.monotonic()
         if left_s > 0:
             time.sleep(left_s)
@@ -366,8 +369,8 @@ def soak(
 
     def look(_: Counts) -> None:
         # the first tenth is for warming up: caches, the time line, the first segments
-        due = count * (0.1 + 0.9 * len(samples) / 10)
-        if source.number >= due and len(samples) < 10:
+        due = count * (0.1 + 0.9 * len(samples) / 40)
+        if source.number >= due:
             samples.append((source.number, held(began_s)))
 
     with tempfile.TemporaryDirectory() as name:
@@ -383,7 +386,6 @@ def soak(
         )
         written = sum(path.stat().st_size for path in Path(name).rglob("*") if path.is_file())
         files = len(list(Path(name).rglob("*.mp4")))
-        samples.append((source.number, held(began_s)))
     return {
         "hours": hours,
         "speed": speed,

@@ -9,10 +9,11 @@ One frame at a time, and always the newest: what arrives during an analysis and 
 dropped and counted. A gap closes the alert that is open and starts the smoothing anew.
 """
 
+import gc
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -228,7 +229,7 @@ def run_live(
         capture.listen(lambda captured: source.write(captured.frame))
     began_s, counted_s = time.monotonic(), -math.inf
     kind: tuple[int, tuple[int, int]] | None = None
-    with screen, capture:
+    with screen, capture, _short_pauses():
         while not result.ended:
             screen.check()
             now_s = time.monotonic()
@@ -399,6 +400,18 @@ class _Analysis:
         """The stream breaks off: close the alert that is open, and smooth anew after it."""
         self._fuser = make_fuser(self._bundle)
         return self._tracker.finish()
+
+
+@contextmanager
+def _short_pauses() -> Iterator[None]:
+    """Keep the garbage collector from going through all that was loaded before, again and again:
+    every thread would wait for it, as long as for a frame or two."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _write_whole(path: Path, data: bytes) -> None:
