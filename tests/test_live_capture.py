@@ -31,8 +31,9 @@ def frame(level: int, size: tuple[int, int] = (4, 6), pts: int = 0) -> Frame:
 class Device:
     """A source that does what a test tells it: each of `opens` is what an opening leads to.
 
-    A connection gives what is put into its queue: a frame; None, its end; an error, which it
-    raises. With nothing in there it blocks, for ever if need be.
+    "open" opens, an event opens once it is set, an error is raised. A connection gives what is put
+    into its queue: a frame; None, its end; an error, which it raises. With nothing in there it
+    blocks, for ever if need be.
     """
 
     name = "device"
@@ -53,7 +54,6 @@ class Device:
         what = self.opens[min(number, len(self.opens) - 1)]
         if isinstance(what, threading.Event):
             assert what.wait(LIMIT_S)
-            raise SourceLost("woke")
         if isinstance(what, BaseException):
             raise what
         try:
@@ -237,6 +237,17 @@ def test_opening_that_blocks_is_given_up_too() -> None:
     with capturing(device, events, connect_timeout_s=0.2) as (capture, take):
         assert take().connection == 0
         assert capture.gaps == 1 and device.opened == 2
+
+
+def test_opening_that_takes_its_time_is_waited_for_though_the_signal_is_lost_meanwhile() -> None:
+    slow = threading.Event()
+    device, events = Device([slow]), []
+    with capturing(device, events) as (capture, take):
+        wait_until(capture, lambda: capture.gap is not None)
+        slow.set()
+        device.give(0, frame(1))
+        assert take().connection == 0 and capture.gap is None
+    assert device.opened == 1
 
 
 def test_connections_that_block_for_ever_do_not_pile_up() -> None:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 
+import numpy as np
 import pytest
 
 from ccdstream.errors import VideoOpenError
@@ -212,6 +213,16 @@ def test_another_size_in_mid_stream_comes_out_as_it_is(tmp_path: Path) -> None:
         frames, _ = frames_of(stream_at(f"tcp://127.0.0.1:{port}"))
     sizes = [frame.size for frame in frames]
     assert sizes == [(48, 64)] * 10 + [(64, 96)] * 10
+
+
+def test_an_interlaced_stream_becomes_progressive_frame_for_frame(
+    tmp_path: Path,
+) -> None:
+    data = mpegts(tmp_path / "a.ts", frames=12, **{"x264-params": "interlaced=1:tff=1"})
+    with serving(sends(data)) as port:
+        frames, _ = frames_of(stream_at(f"tcp://127.0.0.1:{port}"))
+    assert [index_of(frame.y) for frame in frames] == list(range(12))
+    assert all(np.ptp(frame.y) <= 2 for frame in frames)
 
 
 def test_what_is_no_video_is_a_lost_signal_that_may_come_back() -> None:

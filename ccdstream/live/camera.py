@@ -1,7 +1,8 @@
 """Cameras and capture cards of this machine: which there are, what they offer, and their pictures.
 
 FFmpeg opens a camera where it can, OpenCV where it cannot; `Mode.through` says which it was. On
-Linux, cameras are listed by asking the kernel (V4L2), with no other program.
+Linux, cameras are listed by asking the kernel (V4L2), with no other program. The ways of Windows
+(DirectShow) and macOS (AVFoundation) were written without one to try them on.
 """
 
 import errno

@@ -10,8 +10,9 @@ in mid-stream and keeps its socket open, `timeout=(5, 2)` of `av.open`:
   `InvalidDataError`.
 * FFmpeg's own `rw_timeout` and `timeout` options end such reads too, with other errors and 0.1 s
   later. One way is enough: `av.open`'s.
-* A pipe (`pipe:`) and a V4L2 device block in the kernel, and nothing ends that read. A pipe is
-  therefore waited for; a device is given up by the capture, and closes when it wakes.
+* A pipe (`pipe:`) blocks in the kernel, and `timeout=` does not end that read: it is waited for.
+  So does a V4L2 device by what FFmpeg's code says (VIDIOC_DQBUF; no device was there to measure):
+  the capture gives it up, and it closes when it wakes.
 
 **Delay.** Measured with H.264 in MPEG-TS, 720x576 at 25 frames/s, over TCP on loopback: a frame
 comes out 85 ms after it was sent, 46 ms with `fflags=noparse`. MPEG-TS tells the end of a picture
@@ -176,8 +177,9 @@ class _Stream:
         """None for a picture that swscale cannot read."""
         pts = decoded.pts if decoded.pts is not None else self._last_pts + 1
         self._last_pts = pts
-        orientation, colour = Orientation.of(decoded), colour_of(decoded)
+        orientation = Orientation.of(decoded)
         picture = self._deinterlacer.of(decoded)
+        colour = colour_of(picture)
         try:
             planes = self._planes.of(picture, (picture.height, picture.width), colour)
         except av.FFmpegError:
