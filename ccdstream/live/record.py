@@ -14,7 +14,7 @@ counted, and where the disk is full the recording stops and the session goes on.
 What is told, and the data of each:
 
     segment_opened    file, cause ("start", "length", "size", "colour" or "gap"), width, height
-    segment_closed    file, cause (that of the next segment, or "end"), start_s, end_s, frames, bytes
+    segment_closed    file, cause (of the next segment, or "end"), start_s, end_s, frames, bytes
     clip_written      alert, file, start_s, end_s, frames, cut_short (it ends before its `post_s`)
     recorder_failed   recorder (its stem), reason; with a segment open file and kept_to_s, the
                       stream time up to which it can be played
@@ -373,8 +373,8 @@ class Recorder:
         *,
         size: tuple[int, int],
         colour: Colour,
-        sample_aspect_ratio: Fraction = Fraction(1),
-        rate_hint: Fraction,
+        sample_aspect_ratio: Fraction | int = 1,
+        rate_hint: Fraction | int,
         segment_s: float | None,
         clips: ClipRule | None,
         segments: bool = True,
