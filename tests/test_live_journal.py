@@ -259,23 +259,40 @@ def test_a_fault_of_the_disk_itself_is_said_by_the_thread_that_meets_it(tmp_path
         assert journal.failed is not None and "Input/output error" in journal.failed
 
 
-def test_an_alert_is_brought_to_the_disk_at_once(tmp_path: Path, monkeypatch: Any) -> None:
-    """And not only after `SYNC_S`."""
-    monkeypatch.setattr(module, "SYNC_S", 3600.0)
-    synced = threading.Event()
-    watched: list[int] = []
+class Watched(SmallFile):
+    """Tells when it is brought to the disk, and how much of it."""
 
-    class Watched(SmallFile):
-        def fileno(self) -> int:
-            if self.name.endswith("live.alerts.jsonl"):
-                watched.append(os.fstat(self._file.fileno()).st_size)
-                synced.set()
-            return self._file.fileno()
+    def __init__(self, path: Path, synced: dict[str, int], told: threading.Condition) -> None:
+        super().__init__(path, 10_000)
+        self._synced, self._told = synced, told
 
-    with open_journal(tmp_path, open_file=lambda path: Watched(path, 10_000)) as journal:
-        journal.alert(ALERT)
-        assert synced.wait(60)
-        assert watched == [(tmp_path / "live.alerts.jsonl").stat().st_size]
+    def fileno(self) -> int:
+        number = self._file.fileno()
+        with self._told:
+            self._synced[Path(self.name).name] = os.fstat(number).st_size
+            self._told.notify_all()
+        return number
+
+
+@pytest.mark.parametrize(
+    ("every_s", "name"),
+    [(3600.0, "live.alerts.jsonl"), (0.01, "live.scores.csv")],
+    ids=["alerts-at-once", "the-rest-by-and-by"],
+)
+def test_lines_are_brought_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float, name: str
+) -> None:
+    monkeypatch.setattr(module, "SYNC_S", every_s)
+    synced: dict[str, int] = {}
+    told = threading.Condition()
+    with open_journal(tmp_path, open_file=lambda path: Watched(path, synced, told)) as journal:
+        if name == "live.alerts.jsonl":
+            journal.alert(ALERT)
+        else:
+            journal.score(0, 0, 0.0, FUSED, "NORMAL", [1.0])
+        size = (tmp_path / name).stat().st_size
+        with told:
+            assert told.wait_for(lambda: synced.get(name) == size, timeout=60)
 
 
 def test_a_line_that_does_not_fit_raises_once_and_the_file_takes_no_more(tmp_path: Path) -> None:

@@ -487,7 +487,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_session(
         ]
 
 
-@pytest.mark.parametrize("room", [0, 100, 200_000, 300_000])
+@pytest.mark.parametrize("room", [0, 100, 5000, 200_000, 300_000])
 def test_of_a_fragment_that_has_no_room_nothing_is_left(tmp_path: Path, room: int) -> None:
     told = Told()
     with open_recorder(tmp_path, told, open_file=room_for(room)) as recorder:

@@ -10,6 +10,14 @@ stream time that the alerts are told in. Clips start at 0 and appear whole.
 
 What cannot be held is not waited for: a frame that the encoder has no time for is left out and
 counted, and where the disk is full the recording stops and the session goes on.
+
+What is told, and the data of each:
+
+    segment_opened    file, cause ("start", "length", "size", "colour" or "gap"), width, height
+    segment_closed    file, cause (of the next segment, or "end"), start_s, end_s, frames, bytes
+    clip_written      alert, file, start_s, end_s, frames, cut_short (it ends before its `post_s`)
+    recorder_failed   recorder (its stem), reason; with a segment open file and kept_to_s, the
+                      stream time up to which it can be played
 """
 
 import glob
@@ -232,11 +240,7 @@ class _Mp4:
                 "w",
                 format="mp4",
                 buffer_size=1 << 18,
-                container_options={
-                    "movflags": _MOVFLAGS,
-                    "avoid_negative_ts": "disabled",
-                    "flush_packets": "1",
-                },
+                container_options={"movflags": _MOVFLAGS, "avoid_negative_ts": "disabled"},
             )
             self._stream = self._container.add_stream_from_template(stream, opaque=True)
             self._stream.time_base = TIME_BASE
@@ -369,8 +373,8 @@ class Recorder:
         *,
         size: tuple[int, int],
         colour: Colour,
-        sample_aspect_ratio: Fraction = Fraction(1),
-        rate_hint: Fraction,
+        sample_aspect_ratio: Fraction | int = 1,
+        rate_hint: Fraction | int,
         segment_s: float | None,
         clips: ClipRule | None,
         segments: bool = True,
