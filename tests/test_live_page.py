@@ -122,6 +122,10 @@ def test_when_no_newer_picture_comes_the_page_withdraws_the_old_one_itself(
         open_tab.open(watch.url)
         open_tab.until(PICTURE)
         feed.paused.set()
+        feed.board.wait(10**9, 0.3)  # a frame may be on its way to the board
+        last = feed.board.shown
+        assert last is not None
+        open_tab.until(f"drawn === {last.number}")
         feed.board.tell({"max_latency_s": 0.1})
         open_tab.until("picture.hidden")
         open_tab.until("document.getElementById('kind').textContent.startsWith('LAG ')")
@@ -189,6 +193,16 @@ def test_a_note_belongs_to_the_moment_at_which_it_was_begun(open_tab: Tab, feed:
             open_tab.press(letter)
         open_tab.run("document.getElementById('noting-ok').click()")
         assert asked(feed.board) == Request("mark", "ms", begun_s)
+
+
+def test_space_on_a_button_presses_it_and_leaves_the_sound(open_tab: Tab, feed: Feed) -> None:
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url)
+        open_tab.until(PICTURE)
+        open_tab.run("document.getElementById('mark').focus()")
+        open_tab.press(" ", "Space")
+        assert asked(feed.board).kind == "mark"
+        assert open_tab.run("document.getElementById('sound').ariaPressed") == "false"
 
 
 def test_alerts_are_listed_newest_first_and_gone_through_by_arrow_keys(open_tab: Tab) -> None:

@@ -227,6 +227,7 @@ function showFacts(told) {
   say($("since"), told.started_wall ? `since ${wallOf(told.started_wall)}` : "");
   if (told.notice && told.notice !== before.notice) toast(told.notice);
   showRecording();
+  guard(); // the bound may be another
   lineChanged = true;
 }
 
