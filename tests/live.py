@@ -42,12 +42,16 @@ class HandCapture:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def wait_until_entered(self) -> None:
+        """Until the session reads."""
+        assert self._entered.wait(20.0)
+
     def listen(self, listener: Callable[[Captured], object]) -> None:
         self._listeners.append(listener)
 
     def arrive(self, frame: Frame, *, late_s: float = 0.0) -> Captured:
         """A frame is there now; one that waits makes room."""
-        assert self._entered.wait(20.0)
+        self.wait_until_entered()
         now_s = time.monotonic() - late_s
         pts = round((now_s - self._began_s) * 90_000)
         frame = Frame(frame.y, frame.u, frame.v, pts, TIME_BASE, frame.colour)

@@ -266,6 +266,7 @@ def test_a_scorer_that_is_too_slow_shows_the_newest_frame_plain_and_counts_the_r
 def test_in_time_again_the_heat_is_back(bundle: Bundle) -> None:
     engine = GatedEngine()
     with session(bundle, engine, max_latency_s=0.5) as live:
+        live.capture.wait_until_entered()
         engine.gate.clear()
         live.capture.arrive(grey(BRIGHT))
         while "lag_opened" not in live.kinds():
@@ -393,11 +394,18 @@ def test_an_uninformative_frame_says_so(
 
 
 def test_an_engine_that_fails_ends_the_session_with_its_error(bundle: Bundle) -> None:
-    class Broken(ToyEngine):
-        def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
-            raise EngineError("the device is gone")
+    class Breaks(ToyEngine):
+        broken = False
 
-    with session(bundle, Broken()) as live:
+        def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
+            if self.broken:
+                raise EngineError("the device is gone")
+            return super().run(frames, valid)
+
+    engine = Breaks()
+    with session(bundle, engine) as live:
+        live.feed(DARK)
+        engine.broken = True
         live.capture.arrive(grey(DARK))
         with pytest.raises(EngineError, match="the device is gone"):
             live.end()

@@ -4,7 +4,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -249,7 +249,7 @@ class _Session:
         with ExitStack() as stack:
             silent = self.quiet or self.log_json
             bar = stack.enter_context(progress("frame", silent))
-            told = _Told(bar, self.source.name, silent, self.as_json)
+            told = _Told(bar, board, self.source.name, silent, self.as_json)
             stack.enter_context(_nothing_left(self.folder, made, before, lambda: told.connected))
             journal = Journal(
                 self.folder,
@@ -266,7 +266,7 @@ class _Session:
             )
             overlay, source = self._recorders(stack, log)
             stack.callback(board.close)
-            board.tell(self._facts(overlay is not None or source is not None))
+            board.tell(self._facts())
             url = self._page(stack, board)
             window = self._window(stack, board)
             log(Event("session_started", time.time(), 0.0, {"source": self.source.name}))
@@ -286,7 +286,7 @@ class _Session:
                 stopped=lambda: stopped() or (window is not None and window.closed),
                 on_event=log,
                 on_alert=told.alert,
-                on_count=lambda counts, delays: told.count(board, counts, delays),
+                on_count=told.count,
             )
             mode = capture.mode
             board.close()  # whoever watches learns it before the files are finished
@@ -350,8 +350,14 @@ class _Session:
             source = open_recorder("source", False, True)
         return overlay, source
 
-    def _facts(self, recording: bool) -> dict[str, Any]:
+    def _facts(self) -> dict[str, Any]:
         """What the page is told once."""
+        asked = self.recording
+        names = [
+            *([f"{asked.stem}.overlay"] if asked.stem is not None else []),
+            *([f"{asked.stem or STEM}.source"] if asked.source else []),
+            *(["clips"] if asked.clips else []),
+        ]
         return {
             "source": self.source.name,
             "model": self.bundle.model_id,
@@ -359,7 +365,7 @@ class _Session:
             "enter": self.bundle.alert["enter"],
             "leave": self.bundle.alert["leave"],
             "max_latency_s": self.options.max_latency_s,
-            "recording": recording,
+            "recording": ", ".join(names) or None,
             "output": self.folder.name,
             "notice": NOTICE,
         }
@@ -408,10 +414,11 @@ class _Told:
 
     _SAID = ("connected", "gap_opened", "size_changed", "recorder_failed", "journal_failed")
 
-    def __init__(self, bar: Bar, source: str, silent: bool, as_json: bool) -> None:
+    def __init__(self, bar: Bar, board: "Board", source: str, silent: bool, as_json: bool) -> None:
         self.connected = False
         """Whether a frame came."""
         self._bar = bar
+        self._board = board
         self._source = source
         self._silent = silent
         self._as_json = as_json
@@ -429,18 +436,16 @@ class _Told:
 
     def event(self, event: "Event") -> None:
         """Say what a person at the screen has to know."""
-        self.connected |= event.kind == "connected"
+        data = event.data
+        if event.kind == "connected":
+            self.connected = True
+            mode = _mode(data)
+            self._board.tell({"mode": mode})
         if self._silent or event.kind not in self._SAID:
             return
-        data = event.data
         match event.kind:
             case "connected":
-                height, width = data["size"]
-                rate = "rate not told" if data["rate"] is None else f"{data['rate']:g} frames/s"
-                text = (
-                    f"{self._source}: {width}x{height}, {rate}, {data['pixel_format']}, "
-                    f"through {data['through']}"
-                )
+                text = f"{self._source}: {mode}"
             case "gap_opened":
                 text = f"no signal: {data['cause']}"
             case "size_changed":
@@ -465,13 +470,13 @@ class _Told:
                 line = f"{ALERT_HEAD}\n{line}"
         self._bar.aside(lambda: tell(line))
 
-    def count(self, board: "Board", counts: "Counts", delays: "StageDelays") -> None:
+    def count(self, counts: "Counts", delays: "StageDelays") -> None:
         """Say how it goes, on the status line."""
         now_s = time.monotonic()
         since_s, before = self._last
         rate = (counts.analysed - before) / max(now_s - since_s, 1e-6)
         self._last = (now_s, counts.analysed)
-        status = board.status
+        status = self._board.status
         known = delays["capture_to_overlay"]
         delay = ""
         if known.count:
@@ -481,6 +486,13 @@ class _Told:
         text = f"{status.kind} {status.detail}".strip()
         text += f", {rate:.1f} frames/s{delay}, {dropped} dropped, {count(counts.alerts, 'alert')}"
         self._bar.show(0, None, text)
+
+
+def _mode(data: Mapping[str, Any]) -> str:
+    """What was negotiated, from the data of a "connected"."""
+    height, width = data["size"]
+    rate = "rate not told" if data["rate"] is None else f"{data['rate']:g} frames/s"
+    return f"{width}x{height}, {rate}, {data['pixel_format']}, through {data['through']}"
 
 
 def devices(as_json: Json = False) -> None:

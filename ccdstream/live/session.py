@@ -24,14 +24,15 @@ import numpy as np
 from ccdstream.alert import Alert, AlertRule, AlertTracker
 from ccdstream.bundle import Bundle
 from ccdstream.engine.base import Engine
-from ccdstream.frames import Frame, Fused
+from ccdstream.frames import Colour, Frame, Fused
 from ccdstream.live.board import Board
 from ccdstream.live.jpeg import jpeg_of
 from ccdstream.live.latency import StageDelays
-from ccdstream.live.records import Captured, Event, Mode
+from ccdstream.live.records import TIME_BASE, Captured, Event, Mode
 from ccdstream.live.screen import Analysed, Screen
 from ccdstream.pipeline import Judged, Looker, make_fuser, observation
 from ccdstream.process import settle
+from ccdstream.render import Overlay
 from ccdstream.score import Scorer
 
 STAGES = (
@@ -210,6 +211,7 @@ def run_live(
         for name, recording in (("overlay recording", overlay), ("source recording", source))
         if recording is not None
     }
+    _warm_up(bundle, engine)
     result = LiveResult(StageDelays(STAGES), started_wall_s=time.time())
     analysis = _Analysis(bundle, engine, result.delays)
     screen = Screen(
@@ -400,6 +402,18 @@ class _Analysis:
         """The stream breaks off: close the alert that is open, and smooth anew after it."""
         self._fuser = make_fuser(self._bundle)
         return self._tracker.finish()
+
+
+def _warm_up(bundle: Bundle, engine: Engine) -> None:
+    """Do once what takes longer the first time, so that the first frames are not late for it."""
+    size, colour = (576, 720), Colour("bt601", full_range=False)
+    chroma = np.full((size[0] // 2, size[1] // 2), 128, np.uint8)
+    frame = Frame(np.full(size, 128, np.uint8), chroma, chroma, 0, TIME_BASE, colour)
+    captured = Captured(frame, 0, time.monotonic(), time.time(), 0)
+    done = _Analysis(bundle, engine, StageDelays(STAGES))(captured).analysed
+    overlay = Overlay(size, colour, enter=bundle.alert["enter"])
+    overlay.draw(frame, done.field, done.fused, done.state, 0.0)
+    overlay.draw_late(frame, 0.0)
 
 
 @contextmanager
