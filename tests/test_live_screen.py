@@ -212,3 +212,19 @@ def test_only_a_higher_peak_makes_a_new_thumbnail(
             shows.analysed(analysed(frame, alert=alert))
             assert board.wait(number, PATIENT_S) is not None
     assert made == [1, 3]
+
+
+def test_an_alert_whose_frames_all_came_too_late_is_in_the_list_all_the_same(
+    overlay: type[HandOverlay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccdstream.live.screen.jpeg_of", lambda *_, **__: b"jpeg")
+    frame = captured(1, late_s=2 * PATIENT_S)
+    alert = open_alert(1, frame)
+    with screen() as (shows, board, _):
+        shows.analysed(analysed(frame, alert=alert))
+        while not board.alerts():
+            time.sleep(0.001)
+        assert board.alerts()[0].thumbnail == b""
+        shows.analysed(analysed(captured(2), alert=alert))
+        assert board.wait(0, PATIENT_S) is not None
+    assert board.alerts()[0].thumbnail == b"jpeg", "the first that is shown is its picture"

@@ -249,6 +249,7 @@ class Screen:
         if began_s >= self._due_s(captured):
             overlay.note(result.fused, result.state, seconds)
             self._late(began_s, began_s - captured.at_s)
+            self._open_card(result.alert, None)
             return
         older = captured.number < self._reached or (
             captured.number == self._reached and not self._last_plain
@@ -256,36 +257,29 @@ class Screen:
         if older:  # in time, though a newer one was shown plain meanwhile
             overlay.note(result.fused, result.state, seconds)
             self._in_time(began_s)
+            self._open_card(result.alert, None)
             return
         drawn = overlay.draw(captured.frame, result.field, result.fused, result.state, seconds)
-        now_s = self._drew(began_s)
-        delay_s = now_s - captured.at_s
-        if delay_s > self._bound_s:
-            self.tally.deadline_misses += 1
-            self._late(now_s, delay_s)
-            return
-        self._in_time(now_s)
+        self._drew(began_s)
         fused = result.fused
         score = fused.smoothed if fused.informative else None
-        self._delays.add("capture_to_overlay", delay_s)
-        self._show(captured, drawn, _status(fused), result.state, score, plain=False)
-        if result.alert is not None:
-            self._open_card(result.alert, drawn)
+        if not self._show(captured, drawn, _status(fused), result.state, score, plain=False):
+            now_s = time.monotonic()
+            self._late(now_s, now_s - captured.at_s)
+            self._open_card(result.alert, None)
+            return
+        self._in_time(time.monotonic())
+        self._open_card(result.alert, drawn)
 
     def _show_plain(self, captured: Captured) -> None:
         """Show the newest frame without its analysis."""
         seconds = captured.frame.seconds
         began_s = time.monotonic()
         drawn = self._overlay_for(captured.frame, seconds).draw_late(captured.frame, seconds)
-        now_s = self._drew(began_s)
-        if now_s - captured.at_s > self._bound_s:
-            self.tally.deadline_misses += 1
-            return
+        self._drew(began_s)
         at_work = self._at_work
         if at_work is not None:
-            self._lag_s = max(self._lag_s, now_s - at_work.at_s)
-        self.tally.plain += 1
-        self._delays.add("capture_to_plain", now_s - captured.at_s)
+            self._lag_s = max(self._lag_s, time.monotonic() - at_work.at_s)
         self._show(captured, drawn, self._lag_status(), "", None, plain=True)
 
     def _show(
@@ -297,19 +291,26 @@ class Screen:
         score: float | None,
         *,
         plain: bool,
-    ) -> None:
+    ) -> bool:
+        """Put a picture on the board, unless it is too old by now."""
         seconds = captured.frame.seconds
-        self._number += 1
-        self._told_lost = None
         delay_s = time.monotonic() - captured.at_s
+        if delay_s > self._bound_s:
+            self.tally.deadline_misses += 1
+            return False
+        self._number += 1
         self._board.show(
             Shown(drawn, self._number, seconds, captured.at_s, status, state, score, delay_s)
         )
+        self._delays.add("capture_to_plain" if plain else "capture_to_overlay", delay_s)
         self.tally.shown += 1
+        self.tally.plain += plain
+        self._told_lost = None
         self._stream_s = seconds
         if captured.number > self._reached:
             self._keep(drawn)
         self._reached, self._last, self._last_plain = captured.number, captured, plain
+        return True
 
     def _show_lost(self, detail: str) -> None:
         self._told_lost = detail
@@ -339,11 +340,10 @@ class Screen:
             self._overlay = kind, Overlay(*kind, enter=self._enter, start_s=seconds)
         return self._overlay[1]
 
-    def _drew(self, began_s: float) -> float:
-        now_s = time.monotonic()
-        self._delays.add("draw", now_s - began_s)
-        self._draw_s += _OFTEN * (now_s - began_s - self._draw_s)
-        return now_s
+    def _drew(self, began_s: float) -> None:
+        took_s = time.monotonic() - began_s
+        self._delays.add("draw", took_s)
+        self._draw_s += _OFTEN * (took_s - self._draw_s)
 
     # -- lag ------------------------------------------------------------------------------------
 
@@ -374,14 +374,18 @@ class Screen:
 
     # -- alerts ---------------------------------------------------------------------------------
 
-    def _open_card(self, alert: OpenAlert, drawn: Frame) -> None:
-        """Show an alert that is open; its thumbnail is the peak so far, as it was shown."""
+    def _open_card(self, alert: OpenAlert | None, drawn: Frame | None) -> None:
+        """Show the alert that is open, with its peak so far as it was shown; one whose frames all
+        came too late has no picture, but stands in the list all the same."""
+        if alert is None or alert.number <= self._closed_number:
+            return
         card = self._card
-        if alert.number <= self._closed_number:
+        if card is not None and card.number != alert.number:
+            card = None
+        told = card is not None and card.peak_s == alert.peak_s
+        if told and (drawn is None or (card is not None and card.thumbnail)):
             return
-        if card is not None and (card.number, card.peak_s) == (alert.number, alert.peak_s):
-            return
-        thumbnail = jpeg_of(drawn, width=THUMBNAIL_PX)
+        thumbnail = b"" if card is None else card.thumbnail
         self._card = AlertCard(
             number=alert.number,
             opened_s=alert.start_s,
@@ -390,7 +394,7 @@ class Screen:
             peak_s=alert.peak_s,
             peak_score=alert.peak_score,
             clock=alert.clock,
-            thumbnail=thumbnail,
+            thumbnail=thumbnail if drawn is None else jpeg_of(drawn, width=THUMBNAIL_PX),
         )
         self._board.put_alert(self._card)
 
