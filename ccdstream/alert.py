@@ -138,6 +138,21 @@ class Alert:
         return self.end_s - self.start_s
 
 
+@dataclass(frozen=True, slots=True)
+class OpenAlert:
+    """An alert that is not over yet, as far as it goes. The `Alert` that it becomes has its number,
+    its start, and a peak that is this one or a higher one."""
+
+    number: int
+    start_pts: int
+    start_s: float
+    peak_pts: int
+    peak_s: float
+    peak_score: float
+    """Smoothed, calibrated."""
+    clock: Clock | None
+
+
 @dataclass(slots=True)
 class _Stretch:
     """An alert in the making."""
@@ -182,6 +197,23 @@ class AlertTracker:
             return "ALERT" if self._is_long_enough(stretch) else "WATCH"
         return "WATCH" if self._last.score >= self._rule.enter else "NORMAL"
 
+    @property
+    def open(self) -> OpenAlert | None:
+        """The alert that is open: from the frame on that makes it long enough to stay one, until
+        the frame, or the `finish`, that gives it back as an `Alert`."""
+        stretch = self._stretch
+        if stretch is None or not self._is_long_enough(stretch):
+            return None
+        return OpenAlert(
+            number=self._alerts + 1,
+            start_pts=stretch.start.pts,
+            start_s=stretch.start.seconds,
+            peak_pts=stretch.peak.pts,
+            peak_s=stretch.peak.seconds,
+            peak_score=stretch.peak.score,
+            clock=stretch.region.clock if stretch.region else None,
+        )
+
     def update(self, observation: Observation) -> list[Alert]:
         """Take the next frame; return the alerts that it completes, most often none."""
         seconds = observation.seconds
@@ -208,7 +240,7 @@ class AlertTracker:
         return closed
 
     def finish(self) -> list[Alert]:
-        """Close the alert that is open at the end of the stream, if any."""
+        """Close the alert that is open where the stream ends, or breaks off; a live one goes on."""
         return self._close()
 
     def _follow(self, stretch: _Stretch, observation: Observation) -> None:

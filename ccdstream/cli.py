@@ -6,9 +6,7 @@ stdout is data, stderr is for people. Nothing heavy is imported before a command
 import json
 import os
 import shlex
-import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,8 +18,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ccdstream import NOTICE, __version__
+from ccdstream.console import (
+    MODEL_HELP,
+    Bar,
+    BundleArgument,
+    CalibrationOption,
+    Device,
+    DeviceOption,
+    EngineName,
+    EngineOption,
+    Json,
+    Model,
+    Overwrite,
+    PrecisionName,
+    PrecisionOption,
+    Quiet,
+    alert_table,
+    command,
+    complain,
+    count,
+    interrupts_end_input,
+    load_model,
+    open_model,
+    parse_time,
+    progress,
+    say,
+    tell,
+)
 from ccdstream.errors import CcdstreamError, EngineError, OutputError, VideoOpenError, show_path
-from ccdstream.timecode import parse_timecode, timecode
+from ccdstream.live.cli import devices, live
+from ccdstream.timecode import timecode
 
 if TYPE_CHECKING:
     from ccdstream.alert import Alert
@@ -53,38 +79,9 @@ VIDEO_SUFFIXES = frozenset({
 OVERLAY_SUFFIX = ".overlay.mp4"
 """What a run leaves, and so no recording of the folder that it lies in."""
 
-PLAIN_PROGRESS_EVERY_S = 10.0
-
 JOBS_PER_GPU = 2
 """Recordings at a time on a GPU, so that one is at work while another is opened, or its last frames
 are written. More would share the same decoder, and one interpreter. Reasoned, not measured."""
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class EngineName(StrEnum):
-    """What computes."""
-
-    auto = "auto"
-    tensorrt = "tensorrt"
-    torch_tensorrt = "torch-tensorrt"
-    torch = "torch"
-    onnxruntime = "onnxruntime"
-    openvino = "openvino"
-
-
-class PrecisionName(StrEnum):
-    """What the networks compute in, on a GPU."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
 
 
 class VideoOutput(StrEnum):
@@ -105,16 +102,6 @@ class Preset(StrEnum):
     paper_lag = "paper-lag"
 
 
-MODEL_HELP = "Model bundle: a folder, or a packaged one's name (see model list)."
-Model = Annotated[
-    str | None, typer.Option("--model", metavar="BUNDLE", help=f"{MODEL_HELP} Default: default.")
-]
-BundleArgument = Annotated[
-    str | None, typer.Argument(help=f"{MODEL_HELP} The default one if left out.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of tables.")]
 ConfigFile = Annotated[Path | None, typer.Option(help="TOML file on top of the preset.")]
 Settings = Annotated[
     list[str] | None,
@@ -124,25 +111,9 @@ Settings = Annotated[
         help="One setting on top; may be given several times. A wrong key lists the known ones.",
     ),
 ]
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
-EngineOption = Annotated[
-    EngineName, typer.Option(help="What computes; auto takes the first that passes the gate.")
-]
-PrecisionOption = Annotated[
-    PrecisionName, typer.Option(help="What the networks compute in, on a GPU.")
-]
 BatchOption = Annotated[
     str,
     typer.Option("--batch", metavar="MIN,OPT,MAX", help="Frames in a call: least, usual and most."),
-]
-CalibrationOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--calibration",
-        metavar="PATH",
-        help="Images of normal frames: int8 learns its ranges from them, and the parity gate "
-        "compares them too; may be given several times.",
-    ),
 ]
 
 
@@ -162,80 +133,6 @@ def main(
 
     Research software. Not a medical device. Not for clinical decisions.
     """
-
-
-@contextmanager
-def _command() -> Iterator[None]:
-    """What every command does alike: errors that the user can act on become one line and exit 1;
-    Ctrl-C and SIGTERM leave nothing unfinished behind, and exit 130. Bugs keep their traceback."""
-    # SIGINT too: a shell starts what it runs in the background with SIGINT ignored
-    before = {
-        n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    except CcdstreamError as error:
-        _complain(error)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        _say("interrupted: what was not finished is gone")
-        raise typer.Exit(130) from None
-    finally:
-        _restore(before)
-
-
-@contextmanager
-def _interrupts_end_input() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C or SIGTERM end the video, so that open work is finished.
-
-    A KeyboardInterrupt would land between encoding a packet and writing it, and lose the packet.
-    The second one is a KeyboardInterrupt; no third one can disturb the tidying up after that.
-    """
-    pressed = False
-
-    def on_signal(_number: int, _frame: object) -> None:
-        nonlocal pressed
-        if pressed:
-            for number in before:
-                signal.signal(number, signal.SIG_IGN)
-            raise KeyboardInterrupt
-        pressed = True
-
-    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: pressed
-    finally:
-        _restore(before)
-
-
-def _restore(handlers: "dict[signal.Signals, Any]") -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def _tell(text: str) -> None:
-    """Print data: on stdout, at once."""
-    try:
-        typer.echo(text)
-    except BrokenPipeError:  # whoever read it has gone; typer ends the program without a word
-        raise
-    except OSError as error:
-        raise OutputError(f"cannot write to the standard output: {error.strerror}.") from error
-
-
-def _say(text: str, *, red: bool = False) -> None:
-    """Print a word to people: on stderr."""
-    typer.echo(typer.style(text, fg=typer.colors.RED) if red else text, err=True)
-
-
-def _complain(error: CcdstreamError) -> None:
-    """Print what went wrong, on one line whatever a library or a file name put into it."""
-    line = " ".join(str(error).splitlines())
-    _say(f"error: {''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)}", red=True)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @app.command(no_args_is_help=True)
@@ -281,11 +178,11 @@ def run(
 
     Example: ccdstream run case12.mp4 -o results --json > alerts.jsonl
     """
-    with _command():
+    with command():
         from ccdstream.pipeline import DEFAULT_BATCH, RunOptions, make_scorer
 
         options = RunOptions(
-            video.value, _time("--from", start), _time("--to", end), batch, overwrite
+            video.value, parse_time("--from", start), parse_time("--to", end), batch, overwrite
         )
         if None not in (options.start_s, options.end_s) and options.end_s <= options.start_s:  # type: ignore[operator]
             raise typer.BadParameter("--to must be later than --from.")
@@ -309,11 +206,11 @@ def run(
             )
             for each in engine_of_gpu
         ]
-        with _interrupts_end_input() as stopped:
+        with interrupts_end_input() as stopped:
             workers = [analyses[k % len(analyses)] for k in range(at_a_time)]
             failed |= _analyse_all(tasks, workers, stopped, quiet)
             if stopped():
-                _say("interrupted: what was analysed up to there is whole")
+                say("interrupted: what was analysed up to there is whole")
                 raise typer.Exit(130)
         if failed:
             raise typer.Exit(1)
@@ -333,18 +230,16 @@ def _open_engines(
 
     A GPU beside the first that cannot be used is left out, with a word.
     """
-    open_model = partial(
-        _open_model, model, precision=precision, calibration=calibration, quiet=quiet
-    )
-    bundle, first = open_model(device, engine)
+    open_one = partial(open_model, model, precision=precision, calibration=calibration, quiet=quiet)
+    bundle, first = open_one(device, engine)
     if first.device == "cpu":
         return bundle, [first]
     engines = [first]
     for gpu in range(1, min(_gpu_count(), most)):
         try:
-            engines.append(open_model(Device.cuda, EngineName(first.name), gpu=gpu)[1])
+            engines.append(open_one(Device.cuda, EngineName(first.name), gpu=gpu)[1])
         except EngineError as error:
-            _say(f"warning: GPU {gpu} is left out: {error}")
+            say(f"warning: GPU {gpu} is left out: {error}")
     return bundle, engines
 
 
@@ -381,7 +276,7 @@ def _analyse_all(
                 analysis.run(*task, ends, tally, titled=len(tasks) > 1)
             except CcdstreamError as error:
                 failed = True
-                tally.finish(task[0], partial(_complain, error))
+                tally.finish(task[0], partial(complain, error))
 
     with _tally(len(tasks), quiet) if len(workers) > 1 else nullcontext() as shared:
         share_out(tasks, [partial(work, analysis) for analysis in workers])
@@ -396,7 +291,7 @@ def _recordings(inputs: Sequence[Path]) -> tuple[list[Path], bool]:
         try:
             recordings += _videos_in(path) if os.path.isdir(path) else [path]
         except VideoOpenError as error:
-            _complain(error)
+            complain(error)
             failed = True
     return recordings, failed
 
@@ -443,59 +338,6 @@ def _tasks(recordings: Sequence[Path], output: Path | None) -> "list[tuple[Path,
     return tasks
 
 
-def _open_model(
-    model: str | None,
-    device: Device = Device.auto,
-    engine: EngineName = EngineName.auto,
-    precision: PrecisionName = PrecisionName.fp16,
-    *,
-    batch: tuple[int, int, int] = (1, 8, 32),
-    calibration: Sequence[Path] = (),
-    gpu: int = 0,
-    quiet: bool = False,
-) -> "tuple[Bundle, SelectedEngine]":
-    from ccdstream.engine.base import BuildOptions
-    from ccdstream.engine.parity import refer
-    from ccdstream.engine.select import open_engine
-    from ccdstream.pipeline import check_bundle
-    from ccdstream.stills import calibration_views, find_images
-
-    bundle = _load(model, quiet=quiet or gpu > 0)  # what there is to say, the first engine said
-    check_bundle(bundle)
-    views = reference = trusted = None
-    if calibration:
-        views = calibration_views(find_images(calibration), bundle)
-        trusted = open_engine(bundle, device="cpu")
-        reference = refer(views, trusted)
-    build = BuildOptions(
-        precision.value, batch, gpu, calibration=views, say=(lambda _: None) if quiet else _say
-    )
-    chosen = open_engine(
-        bundle, device=device.value, engine=engine.value, build=build, reference=reference
-    )
-    if not quiet:
-        on = f"{chosen.name} on {chosen.device}"
-        if chosen.precision is None and precision is PrecisionName.int8:
-            _say(f"warning: {on} computes in fp32; --precision is for the engines of a GPU.")
-        if trusted is not None and trusted.name == chosen.name and chosen.device == "cpu":
-            _say(
-                f"warning: the frames of --calibration are compared with {on}, and so with "
-                "itself. Name another --engine to compare."
-            )
-    return bundle, chosen
-
-
-def _load(model: str | None, *, quiet: bool = False) -> "Bundle":
-    """The bundle that a user means; a word where there are two of that name."""
-    from ccdstream.bundle import load_bundle
-    from ccdstream.packaged import find_model
-
-    found = find_model(model)
-    if found.note and not quiet:
-        _say(f"model: {found.note}")
-    return load_bundle(found.path)
-
-
 def _batch(text: str) -> tuple[int, int, int]:
     try:
         least, usual, most = (int(part) for part in text.split(","))
@@ -504,15 +346,6 @@ def _batch(text: str) -> tuple[int, int, int]:
     if not 1 <= least <= usual <= most <= 64:
         raise typer.BadParameter(f"--batch needs 1 <= MIN <= OPT <= MAX <= 64, got {text}")
     return least, usual, most
-
-
-def _time(option: str, text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return parse_timecode(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{option}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -542,7 +375,7 @@ class _Analysis:
         name = show_path(path.name)
         if not self.quiet:
             taken = f"{name}: {self.bundle.model_id}, {self.engine.name} on {self.engine.device}"
-            tally.aside(lambda: _say(taken))
+            tally.aside(lambda: say(taken))
 
         def on_progress(progress: "Progress") -> None:
             tally.update(path, progress)
@@ -552,7 +385,7 @@ class _Analysis:
         def on_alert(alert: "Alert", source: "VideoSource") -> None:
             if self.as_json:
                 line = {"recording": path.name, **alert_record(alert, source.time_base)}
-                tally.aside(lambda: _tell(json.dumps(line, allow_nan=False)))
+                tally.aside(lambda: tell(json.dumps(line, allow_nan=False)))
 
         result = pipeline.run(
             path,
@@ -569,130 +402,29 @@ class _Analysis:
 
     def _tell_result(self, result: "RunResult", name: str, titled: bool) -> None:
         for warning in result.warnings:
-            _say(f"warning: {name}: {warning}")
+            say(f"warning: {name}: {warning}")
         if self.quiet:
             return
         uninformative = result.frames - result.informative_frames
-        _say(
+        say(
             f"{f'{name}: ' if titled else ''}"
-            f"{_count(result.frames, 'frame')} from {timecode(result.first_s)} to "
+            f"{count(result.frames, 'frame')} from {timecode(result.first_s)} to "
             f"{timecode(result.last_s)}, {uninformative} of them uninformative; "
             f"{result.frames / max(result.wall_s, 1e-9):.1f} frames/s"
         )
         if not self.as_json:
             if titled:
-                _tell(name)
-            _tell("\n".join(_table(result.alerts)))
+                tell(name)
+            tell("\n".join(alert_table(result.alerts)))
         for file in result.files.all(self.options.video):
-            _say(f"  {show_path(file)}")
-        _say(NOTICE)
-
-
-def _table(alerts: "Sequence[Alert]") -> list[str]:
-    """The alerts as a short table."""
-    if not alerts:
-        return ["no alerts: nothing stayed unusual against normal training frames"]
-    lines = ["alert  start         end           peak          score  where"]
-    for a in alerts:
-        where = f"{a.clock} o'clock" if isinstance(a.clock, int) else a.clock or "whole frame"
-        score = int(a.peak_score * 1000) / 1000  # cut, not rounded: a score is never shown as 1
-        lines.append(
-            f"{a.number:5d}  {timecode(a.start_s)}  {timecode(a.end_s)}  {timecode(a.peak_s)}  "
-            f"{score:.3f}  {where}"
-        )
-    return lines
-
-
-class _Bar:
-    """Progress that nobody sees, and what the kinds that can be seen have in common."""
-
-    def __init__(self, noun: str) -> None:
-        self._noun = noun
-        self._began = time.monotonic()
-
-    def update(self, done: int, total: int | None, more: str = "") -> None:
-        """Say that `done` of `total` are done."""
-        self.show(done, total, self._text(done, total, more))
-
-    def show(self, done: int, total: int | None, text: str) -> None:
-        """Say so in words of the caller's."""
-
-    def aside(self, say: Callable[[], None]) -> None:
-        """Print something else meanwhile."""
-        say()
-
-    def _text(self, done: int, total: int | None, more: str) -> str:
-        rate = done / max(time.monotonic() - self._began, 1e-6)
-        of = "" if total is None else f" of {total}"
-        return f"{done}{of} {self._noun}s, {rate:.1f} {self._noun}s/s{more}"
-
-
-class _PlainBar(_Bar):
-    """A line now and then, for a log."""
-
-    def __init__(self, noun: str) -> None:
-        super().__init__(noun)
-        self._last = self._began
-
-    def show(self, done: int, total: int | None, text: str) -> None:
-        if time.monotonic() - self._last >= PLAIN_PROGRESS_EVERY_S:
-            self._last = time.monotonic()
-            _say(text)
-
-
-class _TerminalBar(_Bar):
-    """A bar on the terminal, with the time left."""
-
-    def __init__(self, noun: str) -> None:
-        super().__init__(noun)
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-        from rich.table import Column
-
-        self.rich = Progress(
-            BarColumn(bar_width=12),
-            TimeRemainingColumn(),
-            # the text is what a narrow terminal cuts
-            TextColumn(
-                "{task.description}",
-                markup=False,
-                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
-            ),
-            expand=True,
-            console=Console(stderr=True),
-            transient=True,
-            # rich would print on stderr what is written to stdout meanwhile
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._task = self.rich.add_task("", total=None)
-
-    def show(self, done: int, total: int | None, text: str) -> None:
-        self.rich.update(self._task, completed=done, total=total, description=text)
-
-    def aside(self, say: Callable[[], None]) -> None:
-        self.rich.stop()
-        say()
-        self.rich.start()
-
-
-@contextmanager
-def _progress(noun: str, quiet: bool) -> Iterator[_Bar]:
-    """A bar on a terminal, a plain line now and then elsewhere, nothing if quiet."""
-    if quiet:
-        yield _Bar(noun)
-    elif not sys.stderr.isatty():
-        yield _PlainBar(noun)
-    else:
-        bar = _TerminalBar(noun)
-        with bar.rich:
-            yield bar
+            say(f"  {show_path(file)}")
+        say(NOTICE)
 
 
 class _Tally:
     """How far some recordings are, on one bar; their threads print one at a time."""
 
-    def __init__(self, bar: _Bar, recordings: int) -> None:
+    def __init__(self, bar: Bar, recordings: int) -> None:
         from ccdstream.workers import one_at_a_time
 
         self._bar = bar
@@ -709,7 +441,7 @@ class _Tally:
             latest = self._latest.values()
             hints = [each.frame_count_hint for each in latest if each.frame_count_hint is not None]
             known = len(hints) == self._recordings
-            more = f", {_count(sum(each.alerts for each in latest), 'alert')}"
+            more = f", {count(sum(each.alerts for each in latest), 'alert')}"
             if self._recordings > 1:
                 more += f", {len(self._finished)} of {self._recordings} recordings done"
             done = sum(each.frames for each in latest)
@@ -730,13 +462,17 @@ class _Tally:
         with self._alone:
             if not self._said_stopping:
                 self._said_stopping = True
-                self._bar.aside(lambda: _say("stopping: the files are being finished"))
+                self._bar.aside(lambda: say("stopping: the files are being finished"))
 
 
 @contextmanager
 def _tally(recordings: int, quiet: bool) -> Iterator[_Tally]:
-    with _progress("frame", quiet) as bar:
+    with progress("frame", quiet) as bar:
         yield _Tally(bar, recordings)
+
+
+app.command(no_args_is_help=True)(live)
+app.command()(devices)
 
 
 @app.command(no_args_is_help=True)
@@ -757,12 +493,12 @@ def score(
 
     Example: ccdstream score frames/ -o scores.csv --maps maps
     """
-    with _command():
+    with command():
         from ccdstream.stills import find_images, score_stills
 
         images = find_images(paths)
-        bundle, selected = _open_model(model, device, engine, quiet=quiet)
-        with _progress("image", quiet) as bar:
+        bundle, selected = open_model(model, device, engine, quiet=quiet)
+        with progress("image", quiet) as bar:
             results = score_stills(
                 images,
                 output,
@@ -772,13 +508,11 @@ def score(
                 batch=batch,
                 overwrite=overwrite,
                 on_image=lambda done: bar.update(done, len(images)),
-                on_unreadable=lambda why: bar.aside(lambda: _say(f"warning: {why}")),
+                on_unreadable=lambda why: bar.aside(lambda: say(f"warning: {why}")),
             )
         if not quiet:
             left_out = len(images) - len(results)
-            _say(
-                f"{_count(len(results), 'image')} scored, {left_out} left out: {show_path(output)}"
-            )
+            say(f"{count(len(results), 'image')} scored, {left_out} left out: {show_path(output)}")
 
 
 @app.command()
@@ -795,12 +529,12 @@ def sample(
 
     Example: ccdstream sample -o sample.mp4 --seconds 20
     """
-    with _command():
+    with command():
         from ccdstream.demo import truth_path
 
         _write_sample(output, seconds, seed, overwrite, quiet)
         if not quiet:
-            _say(f"{show_path(output)} and {show_path(truth_path(output))}")
+            say(f"{show_path(output)} and {show_path(truth_path(output))}")
 
 
 def _write_sample(video: Path, seconds: float, seed: int, overwrite: bool, quiet: bool) -> None:
@@ -811,7 +545,7 @@ def _write_sample(video: Path, seconds: float, seed: int, overwrite: bool, quiet
         options = SampleOptions(seconds=seconds, seed=seed)
     except ValueError as error:  # not a number, which no range of an option excludes
         raise typer.BadParameter(str(error)) from error
-    with _progress("frame", quiet) as bar:
+    with progress("frame", quiet) as bar:
         write_sample(
             video,
             options,
@@ -835,7 +569,7 @@ def demo(
 
     Example: ccdstream demo
     """
-    with _command():
+    with command():
         from ccdstream.demo import truth_path
         from ccdstream.pipeline import OutputFiles, RunOptions, make_scorer
         from ccdstream.report.files import refuse_existing
@@ -844,7 +578,7 @@ def demo(
         if not overwrite:
             for file in (video, truth_path(video), *files.all("overlay")):
                 refuse_existing(file)
-        bundle, engine = _open_model(model, quiet=quiet)
+        bundle, engine = open_model(model, quiet=quiet)
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -853,16 +587,16 @@ def demo(
                 "Choose another --output."
             ) from error
         if not quiet:
-            _say(f"making {seconds:g} s of synthetic procedure: {show_path(video)}")
+            say(f"making {seconds:g} s of synthetic procedure: {show_path(video)}")
         _write_sample(video, seconds, seed, overwrite, quiet)
         analysis = _Analysis(
             bundle, engine, RunOptions(overwrite=overwrite), False, quiet, make_scorer(engine)
         )
-        with _interrupts_end_input() as stopped, _tally(1, quiet) as tally:
+        with interrupts_end_input() as stopped, _tally(1, quiet) as tally:
             analysis.run(video, files, stopped, tally)
             interrupted = stopped()
         if not quiet:
-            _say(
+            say(
                 f"overlay video: {show_path(files.path('overlay.mp4'))}\n"
                 f"alerts:        {show_path(files.path('alerts.csv'))}\n"
                 f"report:        {show_path(files.path('run.json'))}\n"
@@ -902,7 +636,7 @@ def train(
     Example: ccdstream train frames/ -o my-model --preset quick --set detector=fanogan
     Then:    ccdstream train frames/ -o my-fast-model --student my-model
     """
-    with _command():
+    with command():
         from ccdstream.packaged import find_model
         from trainer.config import load_config
         from trainer.student import train_student
@@ -936,13 +670,13 @@ def _typed() -> str:
 class _Watch:
     """How a training tells what it does, and learns that it is to stop."""
 
-    bar: "_Bar"
+    bar: "Bar"
     quiet: bool
     stopped: Callable[[], bool]
 
     def say(self, line: str) -> None:
         if not self.quiet:
-            self.bar.aside(lambda: _say(line))
+            self.bar.aside(lambda: say(line))
             self.bar.show(0, None, "")  # what was under way before is over
 
     def on_progress(self, at: "StageProgress") -> None:
@@ -955,11 +689,11 @@ class _Watch:
 @contextmanager
 def _training(quiet: bool, to_go_on: str) -> Iterator[_Watch]:
     """Show a training's progress; the first Ctrl-C lets it save what it did, then ends it."""
-    with _interrupts_end_input() as stopped, _progress("step", quiet) as bar:
+    with interrupts_end_input() as stopped, progress("step", quiet) as bar:
         try:
             yield _Watch(bar, quiet, stopped)
         except KeyboardInterrupt:
-            bar.aside(lambda: _say(f"interrupted: what was trained is saved; {to_go_on}"))
+            bar.aside(lambda: say(f"interrupted: what was trained is saved; {to_go_on}"))
             raise typer.Exit(130) from None
 
 
@@ -980,7 +714,7 @@ def compile_engine(
 
     Without it the first run compiles. Example: ccdstream compile --precision fp16 --batch 1,8,32
     """
-    with _command():
+    with command():
         from ccdstream.engine.gpu import find_gpus
 
         profile = _batch(batch)
@@ -990,7 +724,7 @@ def compile_engine(
                 f"nothing to compile for: {problem}. Engines are compiled for NVIDIA GPUs; on a "
                 "CPU the bundle runs as it is."
             )
-        loaded, selected = _open_model(
+        loaded, selected = open_model(
             model,
             Device.cuda,
             engine,
@@ -998,7 +732,7 @@ def compile_engine(
             batch=profile,
             calibration=calibration or (),
         )
-        _tell(f"{loaded.model_id}: {selected.reason}")
+        tell(f"{loaded.model_id}: {selected.reason}")
 
 
 @app.command(no_args_is_help=True)
@@ -1029,7 +763,7 @@ def ablate(
 
     Example: ccdstream ablate data/ -o ablation --preset quick --table table1 --on polyp
     """
-    with _command():
+    with command():
         from trainer import ablate as ablation
         from trainer.config import load_config
 
@@ -1047,9 +781,9 @@ def ablate(
                 on_progress=watch.on_progress,
                 stopped=watch.stopped,
             )
-        _tell(json.dumps(document) if as_json else ablation.markdown(document))
+        tell(json.dumps(document) if as_json else ablation.markdown(document))
         if not quiet:
-            _say(f"tables and plot: {show_path(output / 'ablation.md')}, ablation.png, .json")
+            say(f"tables and plot: {show_path(output / 'ablation.md')}, ablation.png, .json")
         if ablation.failed(document):
             raise typer.Exit(1)
 
@@ -1084,25 +818,25 @@ def evaluate(
 
     Example: ccdstream evaluate data/ -o figures --model my-model --record
     """
-    with _command():
+    with command():
         from trainer import evaluate as evaluation
         from trainer import evaluate_video
 
         videos = _videos_to_measure(data)
         if record:
             _check_recording(model)
-        bundle, selected = _open_model(
+        bundle, selected = open_model(
             model, device, engine, precision, calibration=calibration or ()
         )
         if videos:
-            with _progress("frame", False) as bar:
+            with progress("frame", False) as bar:
                 document = evaluate_video.evaluate(
                     videos, bundle, selected, output, overwrite=overwrite, progress=bar.update
                 )
             text = evaluate_video.table(document)
             written, first = "figures, scores and boxes", "timeline.png"
         else:
-            with _progress("image", False) as bar:
+            with progress("image", False) as bar:
                 document = evaluation.evaluate(
                     data,
                     bundle,
@@ -1115,9 +849,9 @@ def evaluate(
                 )
             text = evaluation.table(document)
             written, first = "figures, page and scores", "evaluation.html"
-        _tell(json.dumps(document) if as_json else text)
+        tell(json.dumps(document) if as_json else text)
         if output is not None:
-            _say(f"{written} in {show_path(output)}{os.sep}: open {show_path(output / first)}")
+            say(f"{written} in {show_path(output)}{os.sep}: open {show_path(output / first)}")
         if record:
             _record(bundle, selected, videos, document)
 
@@ -1126,7 +860,7 @@ def _check_recording(model: str | None) -> None:
     """See before the work that figures can be written."""
     from ccdstream.bundle import refuse_unwritable
 
-    refuse_unwritable(_load(model, quiet=True).path)
+    refuse_unwritable(load_model(model, quiet=True).path)
 
 
 def _record(
@@ -1147,7 +881,7 @@ def _record(
     else:
         entry = figures.of_frames(document, made)
     record_figures(bundle, entry)
-    _say(f"recorded in {show_path(bundle.path)}; see ccdstream model card {show_path(bundle.path)}")
+    say(f"recorded in {show_path(bundle.path)}; see ccdstream model card {show_path(bundle.path)}")
 
 
 def _videos_to_measure(data: Path) -> list[Path]:
@@ -1179,12 +913,12 @@ def check(
 
     Exits with 1 where train would refuse the data. Example: ccdstream data check frames/
     """
-    with _command():
+    with command():
         from trainer import data_check
 
-        with _progress("image", quiet=False) as bar:
+        with progress("image", quiet=False) as bar:
             document = data_check.check(data, progress=bar.update)
-        _tell(json.dumps(document) if as_json else data_check.table(document))
+        tell(json.dumps(document) if as_json else data_check.table(document))
         if not document["usable"]:
             raise typer.Exit(1)
 
@@ -1198,11 +932,11 @@ def show(
 
     Example: ccdstream model show
     """
-    with _command():
+    with command():
         from ccdstream.card import describe
 
-        loaded = _load(bundle)
-        _tell(json.dumps(loaded.manifest) if as_json else describe(loaded))
+        loaded = load_model(bundle)
+        tell(json.dumps(loaded.manifest) if as_json else describe(loaded))
 
 
 @model_app.command("list")
@@ -1211,11 +945,11 @@ def list_models(as_json: Json = False) -> None:
 
     Example: ccdstream model list
     """
-    with _command():
+    with command():
         from ccdstream.card import packaged_bundles, packaged_table
 
         listed = packaged_bundles()
-        _tell("\n".join(map(json.dumps, listed)) if as_json else packaged_table(listed))
+        tell("\n".join(map(json.dumps, listed)) if as_json else packaged_table(listed))
 
 
 @model_app.command()
@@ -1230,16 +964,16 @@ def card(
 
     Example: ccdstream model card reference -o reference.md
     """
-    with _command():
+    with command():
         from ccdstream.card import card as card_of
         from ccdstream.report.files import write_text
 
-        text = card_of(_load(bundle))
+        text = card_of(load_model(bundle))
         if output is None:
-            _tell(text.rstrip("\n"))
+            tell(text.rstrip("\n"))
         else:
             write_text(output, text, overwrite=overwrite)
-            _say(f"model card: {show_path(output)}")
+            say(f"model card: {show_path(output)}")
 
 
 @model_app.command()
@@ -1254,11 +988,11 @@ def verify(
 
     Example: ccdstream model verify --engine onnxruntime --calibration normal/
     """
-    with _command():
-        loaded, selected = _open_model(
+    with command():
+        loaded, selected = open_model(
             bundle, device, engine, precision, calibration=calibration or ()
         )
-        _tell(f"{loaded.model_id}: files whole; {selected.reason}")
+        tell(f"{loaded.model_id}: files whole; {selected.reason}")
 
 
 @app.command()
@@ -1267,8 +1001,8 @@ def doctor(as_json: Json = False) -> None:
 
     Example: ccdstream doctor
     """
-    with _command():
+    with command():
         from ccdstream import doctor as examination
 
-        found = examination.report(say=_say)
-        _tell(json.dumps(found) if as_json else "\n".join(examination.lines(found)))
+        found = examination.report(say=say)
+        tell(json.dumps(found) if as_json else "\n".join(examination.lines(found)))

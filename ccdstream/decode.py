@@ -7,7 +7,7 @@ time; and the packets of its sound, for `encode` to copy.
 Times are those of the file: `pts` counts in the stream's own `time_base`, from wherever the file
 starts. Where a file has no usable times, `_Clock` says what is done, and `Problems` counts it.
 
-Colour is what the file is tagged with. What is not tagged follows one rule, in `_colour_of`.
+Colour is what the file is tagged with. What is not tagged follows one rule, in `colour_of`.
 
 A recording can be damaged, and can be made to do harm. Damaged packets are skipped and counted, and
 nothing is raised while anything can be decoded. FFmpeg gets the bytes of one file and may open
@@ -26,22 +26,20 @@ of damage inside a picture, so `Problems.corrupt_frames` can be lower with it.
 import errno
 import os
 import stat
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import Literal
 
 import av
 import av.error
-import numpy as np
 from av.audio.stream import AudioStream
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
-from av.filter import Graph
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
@@ -50,8 +48,19 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from ccdstream import nv12
-from ccdstream.errors import EngineError, VideoDecodeError, VideoOpenError, show_path
-from ccdstream.frames import Colour, DeviceFrame, Frame, Matrix
+from ccdstream.errors import EngineError, VideoDecodeError, VideoOpenError, reason_of, show_path
+from ccdstream.frames import Colour, DeviceFrame, Frame
+from ccdstream.picture import (
+    MATRICES,
+    MAX_PIXELS,
+    METADATA,
+    SWS_OF,
+    Deinterlacer,
+    Orientation,
+    Planes,
+    colour_of,
+    exact,
+)
 
 _REFERRING = (
     *("concat", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", "vobsub"),
@@ -62,14 +71,6 @@ _REFERRING = (
 _PROTOCOLS = "none"
 """What FFmpeg may open by a name. No protocol has this one."""
 
-_MAX_PIXELS = 8192 * 4320
-"""Largest picture that is decoded, 8K: a few bytes can claim a picture that fills the memory."""
-
-_METADATA: dict[str, Any] = (
-    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-)
-"""So that a title in another encoding is no error; from PyAV 19 on it is none anyway."""
-
 _READ_BYTES = 1 << 18
 """Bytes that FFmpeg asks the file for at a time."""
 
@@ -79,9 +80,6 @@ in silence."""
 
 _DEFAULT_RATE = Fraction(25)
 """Frames a second where the container does not say: FFmpeg's own default for raw streams."""
-
-_HD_HEIGHT_PX = 720
-"""From this height on, an untagged picture is taken for BT.709."""
 
 _GLITCH_S = 1
 """A time that goes back by less is a slip of one frame; by more, the clock was set anew."""
@@ -214,11 +212,6 @@ class _OneFile:
         self._file.close()
 
 
-def _reason(error: BaseException) -> str:
-    """The system's or FFmpeg's words for `error`, on one line."""
-    return " ".join(str(getattr(error, "strerror", None) or error).split())
-
-
 def _open(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputContainer, _OneFile]:
     """The container in `path`, and the file to close after it.
 
@@ -243,7 +236,7 @@ def _open(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputContainer, _
         file = _OneFile(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise VideoOpenError(
-            f"cannot open {shown}: {_reason(error)}. Check that the path exists and may be read."
+            f"cannot open {shown}: {reason_of(error)}. Check that the path exists and may be read."
         ) from error
     try:
         return _container_in(file, shown, hwaccel), file
@@ -267,15 +260,15 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
             options={
                 "protocol_whitelist": _PROTOCOLS,
                 "format_whitelist": ",".join(av.formats_available.difference(_REFERRING)),
-                "max_pixels": str(_MAX_PIXELS),
+                "max_pixels": str(MAX_PIXELS),
             },
             buffer_size=_READ_BYTES,
             hwaccel=hwaccel,
-            **_METADATA,
+            **METADATA,
         )
     except (av.FFmpegError, OSError) as error:
         if file.error is not None:  # the disk's words say more than FFmpeg's
-            advice, reason = "Check the disk.", _reason(file.error)
+            advice, reason = "Check the disk.", reason_of(file.error)
         elif head.lstrip(b"\xef\xbb\xbf \r\n").startswith((b"#EXTM3U", b"ffconcat", b"v=0")):
             raise VideoOpenError(
                 f"{shown} names other files instead of holding a recording. "
@@ -284,7 +277,7 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
         elif is_mp4:
             raise VideoOpenError(cut_off) from error
         else:
-            advice, reason = "Pass a recording that plays in ffplay.", _reason(error)
+            advice, reason = "Pass a recording that plays in ffplay.", reason_of(error)
         raise VideoOpenError(f"cannot read {shown} as a video: {reason}. {advice}") from error
     if is_mp4 and not container.streams:
         container.close()
@@ -309,11 +302,6 @@ def _best_video(container: InputContainer, shown: str) -> VideoStream:
         if best is not None and stream.index == best.index:
             return stream
     return max(known, key=lambda s: (s.width * s.height, s.frames, -s.index))
-
-
-def _fraction(value: Any, default: Fraction) -> Fraction:
-    """`value` of PyAV, exact; `default` where it is not set: None, or from PyAV 19 on 0/1."""
-    return Fraction(value.numerator, value.denominator) if value else default
 
 
 # --- time ------------------------------------------------------------------------------------
@@ -393,252 +381,6 @@ class _Clock:
         )
 
 
-# --- the picture -----------------------------------------------------------------------------
-
-_MATRICES: dict[int, tuple[Matrix, int]] = {
-    # ISO/IEC 23091-2 MatrixCoefficients: (what the frame is said to be, swscale's SWS_CS_*)
-    1: ("bt709", 1),
-    4: ("bt601", 4),
-    5: ("bt601", 5),
-    6: ("bt601", 5),
-    7: ("bt709", 7),
-    9: ("bt2020", 9),
-    10: ("bt2020", 9),
-}
-_SWS_OF: dict[Matrix, int] = {"bt601": 5, "bt709": 1, "bt2020": 9}
-_LIMITED, _FULL = 1, 2  # AVColorRange
-_QUICK = 0x2  # SWS_BILINEAR
-_EXACT = 0x2 | 0x2000 | 0x40000  # and SWS_FULL_CHR_H_INT, SWS_ACCURATE_RND
-"""For a change of colour: the error is then below 1 code, else up to 2; 2 ms more at 1080p."""
-
-_READY = frozenset(("yuv420p", "yuvj420p", "yuva420p"))
-"""Formats whose first three planes are those of a `Frame`."""
-
-
-def _is_grey(picture: VideoFrame) -> bool:
-    return picture.format.name.startswith(("gray", "ya8", "ya16", "mono"))
-
-
-def _is_rgb(picture: VideoFrame) -> bool:
-    return picture.format.is_rgb or picture.format.has_palette
-
-
-def _colour_of(picture: VideoFrame) -> Colour:
-    """What the planes made of `picture` mean: as tagged, else by this rule.
-
-    Matrix: BT.709 from 720 lines on, else BT.601, and `assumed` says so. (FCC counts as BT.601 and
-    SMPTE 240M as BT.709; they are converted.) RGB becomes YUV by the same rule, but nothing is
-    assumed there: RGB needs no matrix to be understood.
-    Range: full where the format itself means full, as FFmpeg has it (yuvj*, grey), else limited.
-    RGB becomes limited.
-    """
-    tagged = _MATRICES.get(picture.colorspace)
-    by_rule: Matrix = "bt709" if picture.height >= _HD_HEIGHT_PX else "bt601"
-    if _is_rgb(picture):
-        return Colour(by_rule, full_range=False)
-    means_full = _is_grey(picture) or picture.format.name.startswith("yuvj")
-    full = picture.color_range == _FULL or (picture.color_range != _LIMITED and means_full)
-    if tagged is None:
-        return Colour(by_rule, full_range=full, assumed=not _is_grey(picture))
-    return Colour(tagged[0], full_range=full)
-
-
-def _view_of(picture: VideoFrame, index: int) -> np.ndarray:
-    """uint8 [h, w], plane `index` of `picture`, without a copy.
-
-    The view keeps the decoder's buffer alive, and the decoder does not write to a buffer that is
-    still in use. It is read-only, because the decoder may yet predict from it.
-    """
-    plane = picture.planes[index]
-    stride = abs(plane.line_size)
-    rows = np.frombuffer(cast(Any, plane), np.uint8, count=stride * plane.height)
-    view: np.ndarray = rows.reshape(plane.height, stride)[:, : plane.width]
-    if plane.line_size < 0:  # stored from the lowest row up
-        view = np.ascontiguousarray(view[::-1])
-    view.flags.writeable = False
-    return view
-
-
-class _Planes:
-    """Makes pictures of any format into 8-bit YUV 4:2:0 of one size and one colour."""
-
-    def __init__(self) -> None:
-        self._reformatter = VideoReformatter()  # keeps its tables between frames of one kind
-        self._neutral = np.empty((0, 0), np.uint8)
-
-    def of(
-        self, picture: VideoFrame, size: tuple[int, int], colour: Colour
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Y, U and V, read-only, of `picture` scaled to `size` and converted to `colour`."""
-        same_size = (picture.height, picture.width) == size
-        own = _colour_of(picture)
-        same_colour = (own.matrix, own.full_range) == (colour.matrix, colour.full_range)
-        # FCC and SMPTE 240M are near, not equal to, what they are counted as
-        exact = _MATRICES.get(picture.colorspace, (own.matrix, _SWS_OF[own.matrix]))[1]
-        if _is_grey(picture) and own.full_range == colour.full_range:
-            luma = picture
-            if picture.format.name != "gray" or not same_size:
-                luma = self._reformatter.reformat(
-                    picture, width=size[1], height=size[0], format="gray", threads=1
-                )
-            grey = self._grey((size[0] + 1) // 2, (size[1] + 1) // 2)
-            return _view_of(luma, 0), grey, grey
-        same_colour &= exact == _SWS_OF[own.matrix] and not _is_rgb(picture)
-        if not (picture.format.name in _READY and same_size and same_colour):
-            picture = self._reformatter.reformat(
-                picture,
-                width=size[1],
-                height=size[0],
-                format="yuv420p",
-                src_colorspace=exact,
-                dst_colorspace=_SWS_OF[colour.matrix],
-                src_color_range=_FULL if own.full_range or _is_rgb(picture) else _LIMITED,
-                dst_color_range=_FULL if colour.full_range else _LIMITED,
-                interpolation=_QUICK if same_colour else _EXACT,
-                threads=1,
-            )
-        return _view_of(picture, 0), _view_of(picture, 1), _view_of(picture, 2)
-
-    def _grey(self, height: int, width: int) -> np.ndarray:
-        """uint8 [height, width], no colour at all; the same array for every frame."""
-        if self._neutral.shape != (height, width):
-            self._neutral = np.full((height, width), 128, np.uint8)
-            self._neutral.flags.writeable = False
-        return self._neutral
-
-
-@dataclass(frozen=True, slots=True)
-class _Orientation:
-    """How a stored picture is turned upright: transposed first, then mirrored."""
-
-    transpose: bool = False
-    flip_x: bool = False
-    flip_y: bool = False
-
-    @staticmethod
-    def of(picture: VideoFrame) -> "_Orientation":
-        """From the display matrix of `picture` (ISO/IEC 14496-12, 8.3.2); the nearest of eight.
-
-        With (a, b; c, d) the upper left of the matrix, a stored pixel (x, y) is shown at
-        (a x + c y, b x + d y).
-        """
-        try:
-            data = picture.side_data.get("DISPLAYMATRIX")
-        except ValueError:  # PyAV does not know some other side data of this picture, as EXIF
-            turn = picture.rotation  # degrees, counterclockwise; a mirror image goes unnoticed
-            return _Orientation._turned(round(-turn / 90) % 4)
-        if data is None:
-            return _Orientation()
-        a, b, _, c, d, *_ = np.frombuffer(cast(Any, data), np.int32).tolist()
-        if abs(a) + abs(d) >= abs(b) + abs(c):
-            return _Orientation(False, flip_x=a < 0, flip_y=d < 0)
-        return _Orientation(True, flip_x=c < 0, flip_y=b < 0)
-
-    @staticmethod
-    def _turned(quarters: int) -> "_Orientation":
-        """Clockwise by `quarters` times 90 degrees."""
-        return (
-            _Orientation(),
-            _Orientation(True, flip_x=True),
-            _Orientation(False, flip_x=True, flip_y=True),
-            _Orientation(True, flip_y=True),
-        )[quarters]
-
-    @property
-    def rotation_deg(self) -> int:
-        """Clockwise turn that makes the picture upright, apart from mirroring: 0, 90, 180, 270."""
-        if self.transpose:
-            return 270 if self.flip_y else 90
-        return 180 if self.flip_y else 0
-
-    @property
-    def mirrored(self) -> bool:
-        """Whether the stored picture is a mirror image."""
-        return self.transpose ^ self.flip_x ^ self.flip_y
-
-    def size(self, stored: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) upright, of a stored (height, width), or the other way round."""
-        return (stored[1], stored[0]) if self.transpose else stored
-
-    def apply(self, plane: np.ndarray) -> np.ndarray:
-        """`plane` upright: itself where nothing is to do, else a copy."""
-        if self == _Orientation():
-            return plane
-        upright = plane.T if self.transpose else plane
-        upright = upright[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
-        upright = np.ascontiguousarray(upright)
-        upright.flags.writeable = False
-        return upright
-
-
-class _Deinterlacer:
-    """Makes interlaced pictures progressive: as many as before, each at its own time.
-
-    Works from the first picture on that the decoder flags as interlaced (a stream that never has
-    one pays nothing), and changes flagged pictures only. FFmpeg's bwdif, one picture for a frame.
-    """
-
-    def __init__(self, codec: str) -> None:
-        # To PNG the flag means that the file holds a coarse picture first (Adam7), not two fields.
-        self._works = codec not in ("png", "apng")
-        self._graph: Graph | None = None
-        self._kind: tuple[object, ...] = ()
-        self._times: deque[int] = deque()
-        self.seen = False
-
-    def push(self, picture: VideoFrame, time: int) -> Iterator[tuple[VideoFrame, int]]:
-        """What is finished once `picture` is known; the filter looks one picture ahead."""
-        kind = (picture.format.name, picture.width, picture.height)
-        if self._graph is not None and kind != self._kind:
-            yield from self.finish()
-        if self._graph is None and picture.interlaced_frame and self._works:
-            try:
-                self._graph, self._kind = self._new_graph(picture), kind
-            except av.FFmpegError:  # fewer than three rows, for example: left as they are
-                self._works = False
-        if self._graph is None:
-            yield picture, time
-            return
-        self.seen = True
-        picture.pts = time
-        self._times.append(time)
-        self._graph.vpush(picture)
-        yield from self._pull()
-
-    def finish(self) -> Iterator[tuple[VideoFrame, int]]:
-        """What is still inside."""
-        if self._graph is not None:
-            self._graph.vpush(None)
-            yield from self._pull()
-            self._graph = None
-            self._times.clear()
-
-    def _pull(self) -> Iterator[tuple[VideoFrame, int]]:
-        assert self._graph is not None
-        while True:
-            try:
-                picture = self._graph.vpull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-            assert isinstance(picture, VideoFrame)
-            yield picture, self._times.popleft()
-
-    @staticmethod
-    def _new_graph(picture: VideoFrame) -> Graph:
-        graph = Graph()
-        source = graph.add(
-            "buffer",
-            video_size=f"{picture.width}x{picture.height}",
-            pix_fmt=picture.format.name,
-            time_base="1/1000000",  # any will do: times are kept beside the graph
-        )
-        bwdif = graph.add(
-            "bwdif", mode="send_frame", parity="auto", deint="interlaced", threads="1"
-        )
-        graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
-        return graph
-
-
 # --- a GPU's decoder -------------------------------------------------------------------------
 
 _TO_THE_BIT = frozenset(("h264", "hevc", "vp9"))
@@ -690,7 +432,7 @@ class _Nvdec:
         except av.FFmpegError as error:
             if isinstance(error, av.error.EOFError | ValueError):  # drained; the packet is damaged
                 raise
-            raise EngineError(f"NVDEC failed ({_reason(error)})") from error
+            raise EngineError(f"NVDEC failed ({reason_of(error)})") from error
 
     @staticmethod
     def layout(picture: VideoFrame) -> str | None:
@@ -709,7 +451,7 @@ class _Nvdec:
         try:
             planar = self._reformatter.reformat(picture, format=name, threads=1)
         except av.FFmpegError as error:
-            raise EngineError(f"NVDEC did not give back a picture ({_reason(error)})") from error
+            raise EngineError(f"NVDEC did not give back a picture ({reason_of(error)})") from error
         planar.colorspace = picture.colorspace  # which reformat may rewrite
         return planar
 
@@ -814,7 +556,7 @@ class VideoSource:
             self._note(str(error))
             return
         except VideoOpenError as error:
-            self._note(f"FFmpeg cannot use the GPU ({_reason(error.__cause__ or error)})")
+            self._note(f"FFmpeg cannot use the GPU ({reason_of(error.__cause__ or error)})")
             return
         self._close()
         self._container, self._file = container, file
@@ -846,14 +588,12 @@ class VideoSource:
         stream = self._stream
         stream.thread_type = "SLICE"  # see above: damage is told the same in every pass
         stream.codec_context.flags |= _OUTPUT_CORRUPT
-        stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self.format = container.format.name
         self.codec = stream.codec_context.codec.canonical_name
         self.video_streams = len(container.streams.video)
-        self.time_base = _fraction(stream.time_base, Fraction(1, 90_000))
-        rate = _fraction(stream.average_rate, Fraction(0)) or _fraction(
-            stream.guessed_rate, _DEFAULT_RATE
-        )
+        self.time_base = exact(stream.time_base, Fraction(1, 90_000))
+        rate = exact(stream.average_rate, Fraction(0)) or exact(stream.guessed_rate, _DEFAULT_RATE)
         self.average_rate = rate if 0 < rate <= 1000 else _DEFAULT_RATE
         if self._nvdec is None:  # else it is "cuda", and the file's own is known already
             self.pix_fmt = stream.codec_context.pix_fmt or "unknown"
@@ -873,8 +613,8 @@ class VideoSource:
             else round(self.duration_s * self.average_rate)
         )
         self._clock = _Clock(self.time_base, self.average_rate, self._start, self.problems)
-        self._deinterlacer = _Deinterlacer(self.codec)
-        self._planes = _Planes()
+        self._deinterlacer = Deinterlacer(self.codec)
+        self._planes = Planes()
         self._ahead: list[Packet[VideoStream]] = []  # read from the file, not yet decoded
         self._resume_after: int | None = None  # pictures up to this pts are not wanted
         self._sought = False
@@ -970,8 +710,8 @@ class VideoSource:
                 continue
             if end_s is not None and time >= end_s:
                 return
-            stored, colour = (picture.height, picture.width), _colour_of(picture)
-            orientation = _Orientation.of(picture)
+            stored, colour = (picture.height, picture.width), colour_of(picture)
+            orientation = Orientation.of(picture)
             if not self._settled:
                 self._settle(picture, orientation, colour)
             upright = orientation.size(stored)
@@ -999,7 +739,7 @@ class VideoSource:
         if end_s is None:
             self._count_losses(whole=start_s is None)
 
-    def _settle(self, picture: VideoFrame, orientation: _Orientation, colour: Colour) -> None:
+    def _settle(self, picture: VideoFrame, orientation: Orientation, colour: Colour) -> None:
         """Take from the first picture what holds for all frames."""
         self._settled = True
         self.size = orientation.size((picture.height, picture.width))
@@ -1009,7 +749,7 @@ class VideoSource:
             self.pix_fmt = picture.format.name
         self.rotation_deg = orientation.rotation_deg
         self.mirrored = orientation.mirrored
-        sar = _fraction(self._stream.sample_aspect_ratio, Fraction(1))
+        sar = exact(self._stream.sample_aspect_ratio, Fraction(1))
         sar = sar if Fraction(1, 10) <= sar <= 10 else Fraction(1)
         self.sample_aspect_ratio = 1 / sar if orientation.transpose else sar
 
@@ -1052,15 +792,15 @@ class VideoSource:
 
     def _misfit(self, picture: VideoFrame, layout: str | None) -> str:
         """Why no `DeviceFrame` can be made of `picture` as it is; empty where one can."""
-        size, colour = (picture.height, picture.width), _colour_of(picture)
-        exact = _MATRICES.get(picture.colorspace, (colour.matrix, _SWS_OF[colour.matrix]))[1]
+        size, colour = (picture.height, picture.width), colour_of(picture)
+        exact = MATRICES.get(picture.colorspace, (colour.matrix, SWS_OF[colour.matrix]))[1]
         reasons = (
             (layout is None, "was left by NVDEC to FFmpeg's decoder"),
             (layout not in _AS_DECODED, f"is in {layout}"),
             (picture.interlaced_frame, "is interlaced"),
-            (_Orientation.of(picture) != _Orientation(), "is turned or mirrored"),
+            (Orientation.of(picture) != Orientation(), "is turned or mirrored"),
             (picture.height % 2 or picture.width % 2, "is of odd size"),
-            (exact != _SWS_OF[colour.matrix], "is in the colours of FCC or SMPTE 240M"),
+            (exact != SWS_OF[colour.matrix], "is in the colours of FCC or SMPTE 240M"),
             (self._settled and size != self.size, "is of another size"),
             (
                 self._settled
@@ -1202,7 +942,7 @@ class VideoSource:
         sound = self._container.streams.best("audio")
         if self._stream.duration or self._announced is None or sound is None:
             return False
-        time_base = _fraction(sound.time_base, Fraction(1, 90_000))
+        time_base = exact(sound.time_base, Fraction(1, 90_000))
         late = int((self._announced - 2.0) / time_base)
         try:
             self._container.seek(late, stream=sound)
@@ -1265,7 +1005,7 @@ class AudioSource:
         stream = self.stream
         if stream is None:
             return
-        time_base = _fraction(stream.time_base, Fraction(1, 90_000))
+        time_base = exact(stream.time_base, Fraction(1, 90_000))
         start_s, end_s = self._span
         if start_s is not None:
             with suppress(av.FFmpegError):  # cannot seek: read on from the beginning

@@ -1,4 +1,4 @@
-"""Frames -> container. The only writer of video files.
+"""Frames -> container. The only writer of a run's video; `live.record` writes that of a session.
 
 In: frames, each with its time, and the packets of the recording's sound. Out: an MP4 that plays in
 a browser: H.264, 8-bit 4:2:0, index in front, the same times and as many frames as went in, the
@@ -204,7 +204,7 @@ class VideoSink:
         self._audio = audio
         self._offset_pts = offset_pts
         self._overwrite = overwrite
-        self._part = _part_of(path)
+        self._part = part_of(path)
         self._chapters: Sequence[Chapter] = ()
         self._between = "-"
         self._time_base = source.time_base
@@ -326,11 +326,7 @@ class VideoSink:
         context.height, context.width = height + height % 2, width + width % 2
         context.flags |= _FRAME_DURATION
         context.sample_aspect_ratio = source.sample_aspect_ratio
-        primaries, transfer, matrix = source.colour_tags
-        context.color_primaries, context.color_trc = primaries, transfer
-        same = _SAME_MATRIX[source.colour.matrix]
-        context.colorspace = matrix if matrix in same else _MATRIX_CODE[source.colour.matrix]
-        context.color_range = 2 if source.colour.full_range else 1
+        tag_colour(context, source.colour, source.colour_tags)
 
     def _try_nvenc(self, gpu: int) -> None:
         """Make NVENC the encoder where it opens for frames of this size; else say why it does not.
@@ -400,12 +396,7 @@ class VideoSink:
             os.replace(self._part, self.path)
         except (av.FFmpegError, OSError) as error:
             raise self._cannot_write(error) from error
-        with suppress(OSError):  # not every file system can; the file itself is safe
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        keep_name(self.path)
 
     def _discard(self) -> None:
         """Leave no trace."""
@@ -423,10 +414,7 @@ class VideoSink:
                 container.close()
 
     def _cannot_write(self, error: Exception) -> OutputError:
-        advice = "Check that the folder exists and may be written."
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            advice = "Free some space, or write to another disk."
-        return OutputError(f"cannot write {show_path(self.path)}: {_reason(error)}. {advice}")
+        return cannot_write(self.path, error)
 
     # --- frames ---
 
@@ -457,9 +445,9 @@ class VideoSink:
     def _picture(self, frame: Frame | DeviceFrame) -> VideoFrame:
         """`frame` as the encoder takes it: a copy, of even size, on the sink's clock."""
         if isinstance(frame, Frame):
-            picture = _planar(frame)
+            picture = planar(frame)
         elif self.encoder == "x264":
-            picture = _planar(frame.on_host())
+            picture = planar(frame.on_host())
         else:
             with self._context():
                 picture = VideoFrame.from_dlpack(
@@ -618,8 +606,9 @@ class VideoSink:
         ]
 
 
-def _planar(frame: Frame) -> VideoFrame:
-    """A copy of `frame`; an odd size is made even by repeating the last row or column."""
+def planar(frame: Frame) -> VideoFrame:
+    """A copy of `frame` for x264, without its time; an odd size is made even by repeating the last
+    row or column."""
     height, width = frame.size
     picture = VideoFrame(width + width % 2, height + height % 2, "yuv420p")
     for plane, source in zip(picture.planes, (frame.y, frame.u, frame.v), strict=True):
@@ -631,13 +620,46 @@ def _planar(frame: Frame) -> VideoFrame:
     return picture
 
 
+def tag_colour(
+    context: VideoCodecContext, colour: Colour, tags: tuple[int, int, int] = (2, 2, 2)
+) -> None:
+    """Have an encoder write what the planes mean.
+
+    Args:
+        tags: the source's own, as in `StreamLike.colour_tags`.
+    """
+    primaries, transfer, matrix = tags
+    context.color_primaries, context.color_trc = primaries, transfer
+    same = _SAME_MATRIX[colour.matrix]
+    context.colorspace = matrix if matrix in same else _MATRIX_CODE[colour.matrix]
+    context.color_range = 2 if colour.full_range else 1
+
+
+def cannot_write(path: Path, error: Exception) -> OutputError:
+    """The error to raise where the system or FFmpeg says that `path` cannot be written."""
+    advice = "Check that the folder exists and may be written."
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        advice = "Free some space, or write to another disk."
+    return OutputError(f"cannot write {show_path(path)}: {_reason(error)}. {advice}")
+
+
+def keep_name(path: Path) -> None:
+    """Bring the name of a file to the disk, as `os.fsync` does with what is in it."""
+    with suppress(OSError):  # not every file system can; the file itself is safe
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
 def _reason(error: Exception) -> str:
     """The system's or FFmpeg's words for `error`, on one line."""
     return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
-def _part_of(path: Path) -> Path:
-    """Where the file grows: `<name>.part`, or a shorter name where that would be too long."""
+def part_of(path: Path) -> Path:
+    """Where a file grows: `<name>.part`, or a shorter name where that would be too long."""
     name = path.name + ".part"
     if len(os.fsencode(name)) > _LONGEST_NAME_BYTES:
         name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16] + ".part"

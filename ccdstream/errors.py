@@ -61,3 +61,8 @@ def show_path(path: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(path)
     return text if text.isprintable() and text and text == text.strip() else repr(text)
+
+
+def reason_of(error: BaseException) -> str:
+    """The system's or FFmpeg's words for `error`, on one line."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())

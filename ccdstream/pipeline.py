@@ -189,7 +189,7 @@ def concluded(
         with watch.measure("fuse"):
             seconds = judged.seconds
             fused = fuser.update(seconds, judged.valid_fraction, judged.scored, judged.quality)
-            alerts = tracker.update(_observation(judged, fused))
+            alerts = tracker.update(observation(judged, fused))
         drawn = None
         if overlay is not None:
             with watch.measure("render"):
@@ -210,7 +210,8 @@ def _drawn(
     return overlay.draw(host, judged.field, fused, state, judged.seconds)
 
 
-def _observation(judged: Judged, fused: Fused) -> Observation:
+def observation(judged: Judged, fused: Fused) -> Observation:
+    """What the frame adds to the alerts."""
     return Observation(
         seconds=judged.seconds,
         pts=judged.frame.pts,

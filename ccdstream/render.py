@@ -10,6 +10,7 @@ They say "unusual against normal training frames", which is all that the model c
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -45,6 +46,8 @@ STATE_COLOURS: dict[str, Rgb] = {
     "WATCH": (255, 196, 64),
     "ALERT": (255, 84, 84),
 }
+LATE_COLOUR: Rgb = (196, 120, 255)
+"""Of the label on a live frame that was not analysed in time."""
 WHITE: Rgb = (236, 240, 243)
 BLACK: Rgb = (10, 12, 14)
 
@@ -104,7 +107,7 @@ class Overlay:
         """
         self._size = size
         self._yuv = {rgb: yuv_of(np.array(rgb), colour) for rgb in (*STATE_COLOURS.values(), WHITE)}
-        self._yuv[BLACK] = yuv_of(np.array(BLACK), colour)
+        self._yuv |= {rgb: yuv_of(np.array(rgb), colour) for rgb in (BLACK, LATE_COLOUR)}
         self._enter = _height(enter)
         self._layout = _layout(size)
         self._history = History(self._layout.graph[3], start_s=start_s, span_s=duration_s)
@@ -128,10 +131,25 @@ class Overlay:
         """
         if frame.size != self._size:
             raise ValueError(f"expected a frame of size {self._size}, got {frame.size}")
-        y, u, v = frame.y.copy(), frame.u.copy(), frame.v.copy()
-        for layer in self.layers(field, fused, state, seconds):
-            layer.blend(y, u, v)
-        return replace(frame, y=y, u=u, v=v)
+        return _blended(frame, self.layers(field, fused, state, seconds))
+
+    def draw_late(self, frame: Frame, seconds: float) -> Frame:
+        """A live frame whose analysis did not come in time: no heat, no outline, no score, and a
+        label that says so. The time line stays as it was."""
+        if frame.size != self._size:
+            raise ValueError(f"expected a frame of size {self._size}, got {frame.size}")
+        layers: list[Mark] = []
+        if self._layout.label is not None:
+            note = text_mask("not analysed", self._layout.text_px)
+            colour = self._yuv[LATE_COLOUR]
+            layers.append(self._label(self._layout.label, "LAG", colour, True, seconds, note))
+        layers += [self._bar(None, ""), self._time_line()]
+        self._layers = layers
+        return _blended(frame, layers)
+
+    def note(self, fused: Fused, state: str, seconds: float) -> None:
+        """Enter a frame that is not drawn into the time line."""
+        self._history.add(seconds, fused.smoothed, state)
 
     def layers(self, field: FieldOfView, fused: Fused, state: str, seconds: float) -> list[Mark]:
         """What `draw` blends into the next frame, first to last; for whoever blends elsewhere."""
@@ -143,7 +161,10 @@ class Overlay:
             layers += self._heat.layers(fused.heat, field, self._outline.inside(field))
         layers.append(self._outline.dots(field, state))
         if self._layout.label is not None:
-            layers.append(self._label(self._layout.label, fused, state, seconds))
+            loud = state in ("WATCH", "ALERT")
+            worth = self._worth(fused)
+            label = self._label(self._layout.label, state, self._state(state), loud, seconds, worth)
+            layers.append(label)
         layers.append(self._bar(fused, state))
         layers.append(self._time_line())
         self._layers = layers
@@ -160,37 +181,48 @@ class Overlay:
             layer.mark(marks)
         return marks
 
-    def _label(self, box: Box, fused: Fused, state: str, seconds: float) -> Layer:
-        """State, time and score, or why there is no score."""
-        loud = state in ("WATCH", "ALERT")
+    def _worth(self, fused: Fused) -> np.ndarray:
+        """The score as a text mask, or why there is none."""
+        if not fused.informative:
+            return text_mask(fused.quality[0].replace("_", " "), self._layout.text_px)
+        # cut, not rounded: a score is never shown as 1
+        score = math.floor(fused.smoothed * 1000) / 1000
+        return number_mask(f"score {score:.3f}", self._layout.text_px)
+
+    def _label(
+        self,
+        box: Box,
+        head: str,
+        colour: np.ndarray,
+        loud: bool,
+        seconds: float,
+        last: np.ndarray,
+    ) -> Layer:
+        """State, time, and a last line."""
         pad, text_px, head_px = self._layout.pad_px, self._layout.text_px, self._layout.head_px
         top, left, height, width = box
-        head = head_px + 2 * pad
+        head_height = head_px + 2 * pad
         canvas = Canvas(self._size, box)
-        canvas.fill((top, left, head, width), self._state(state), 0.92 if loud else 0.6)
-        canvas.fill((top + head, left, height - head, width), self._yuv[BLACK], PANEL_OPACITY)
-        if fused.informative:
-            # cut, not rounded: a score is never shown as 1
-            score = math.floor(fused.smoothed * 1000) / 1000
-            last = number_mask(f"score {score:.3f}", text_px)
-        else:
-            last = text_mask(fused.quality[0].replace("_", " "), text_px)
+        canvas.fill((top, left, head_height, width), colour, 0.92 if loud else 0.6)
+        rest = (top + head_height, left, height - head_height, width)
+        canvas.fill(rest, self._yuv[BLACK], PANEL_OPACITY)
         time = number_mask(timecode(seconds)[:-1], text_px)
-        below, inset = top + head + pad, left + 2 * pad
+        below, inset = top + head_height + pad, left + 2 * pad
         ink = self._yuv[BLACK if loud else WHITE]
-        canvas.paint(text_mask(state, head_px), top + pad, inset, ink)
+        canvas.paint(text_mask(head, head_px), top + pad, inset, ink)
         canvas.paint(time, below, inset, self._yuv[WHITE])
         canvas.paint(last, below + text_px + pad, inset, self._yuv[WHITE])
         return canvas.layer()
 
-    def _bar(self, fused: Fused, state: str) -> Layer:
-        """The smoothed score, upright, with a notch where alerts open; empty where it is stale."""
+    def _bar(self, fused: Fused | None, state: str) -> Layer:
+        """The smoothed score, upright, with a notch where alerts open; empty where it is stale, or
+        there is none."""
         top, left, height, width = self._layout.bar
         line = self._layout.line_px
         canvas = Canvas(self._size, self._layout.bar)
         canvas.fill(self._layout.bar, self._yuv[BLACK], PANEL_OPACITY)
         room = max(height - 2 * line, 1)
-        if fused.informative:
+        if fused is not None and fused.informative:
             full = round(room * _height(fused.smoothed))
             inner = (top + line + room - full, left + line, full, max(width - 2 * line, 1))
             canvas.fill(inner, self._state(state), 0.9)
@@ -241,6 +273,14 @@ class Overlay:
 
     def _state(self, state: str) -> np.ndarray:
         return self._yuv[STATE_COLOURS[state]]
+
+
+def _blended(frame: Frame, layers: Sequence[Mark]) -> Frame:
+    """A copy of the frame with the layers on it."""
+    y, u, v = frame.y.copy(), frame.u.copy(), frame.v.copy()
+    for layer in layers:
+        layer.blend(y, u, v)
+    return replace(frame, y=y, u=u, v=v)
 
 
 class History:

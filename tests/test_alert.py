@@ -274,6 +274,50 @@ def test_state_tells_what_the_overlay_shows() -> None:
     ]
 
 
+def test_an_open_alert_is_told_from_when_it_is_long_enough_until_it_is_given_back() -> None:
+    tracker = AlertTracker(rule(min_duration_s=2, merge_gap_s=2), model="m")
+    told: list[tuple[int, float, float] | None] = []
+    closed = []
+    scores = [0.1, 0.9, 0.9, 0.85, 0.95, 0.1, 0.1, 0.1, 0.1, 0.9, 0.1]
+    for t, score in enumerate(scores):
+        closed += tracker.update(observe(float(t), score))
+        o = tracker.open
+        told.append(None if o is None else (o.number, o.start_s, o.peak_s))
+    first = [(1, 1.0, 1.0), (1, 1.0, 4.0), (1, 1.0, 4.0), (1, 1.0, 4.0)]
+    assert told == [None, None, None, *first, None, None, None, None]
+    assert [(a.number, a.start_s, a.peak_s) for a in closed] == [(1, 1.0, 4.0)]
+
+
+def test_an_alert_is_open_from_its_first_frame_where_none_is_too_short() -> None:
+    tracker = AlertTracker(rule(), model="m")
+    tracker.update(observe(3.0, 0.9))
+    assert tracker.open is not None
+    assert (tracker.open.start_s, tracker.open.peak_score, tracker.open.clock) == (3.0, 0.9, 3)
+
+
+def test_a_break_closes_an_alert_and_the_next_one_has_the_next_number() -> None:
+    tracker = AlertTracker(rule(merge_gap_s=60), model="m")
+    tracker.update(observe(0.0, 0.9))
+    assert spans(tracker.finish()) == [(0, 0)] and tracker.open is None
+    assert tracker.finish() == []
+    tracker.update(observe(1.0, 0.9))
+    assert tracker.open is not None and tracker.open.number == 2
+
+
+def test_every_alert_that_was_told_open_is_given_back() -> None:
+    """Whatever the scores and the rule: what a viewer saw open is never taken back."""
+    random = np.random.default_rng(3)
+    for _ in range(200):
+        alert_rule = rule(*random.choice([0.0, 1.0, 3.0], 3))
+        tracker = AlertTracker(alert_rule, model="m")
+        told, closed = set(), set()
+        for t in range(40):
+            score = None if random.random() < 0.1 else float(random.choice([0.3, 0.7, 0.9]))
+            closed |= {a.number for a in tracker.update(observe(float(t), score))}
+            told |= {o.number} if (o := tracker.open) else set()
+        assert told <= closed | {a.number for a in tracker.finish()}
+
+
 def test_rule_is_read_from_the_manifest() -> None:
     data = {
         "enter": 0.99,

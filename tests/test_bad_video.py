@@ -272,9 +272,9 @@ def test_a_picture_too_large_to_hold_is_not_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_video(tmp_path / "l.mp4")
-    monkeypatch.setattr(decode, "_MAX_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 48 * 64 - 1)
     refused(path, VideoDecodeError)
-    monkeypatch.setattr(decode, "_MAX_PIXELS", 48 * 64)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 48 * 64)
     with VideoSource(path) as source:
         assert len(list(source)) == 12
 

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ccdstream import NOTICE, __version__, cli, pipeline
+from ccdstream import NOTICE, __version__, cli, console, pipeline
 from ccdstream.bundle import load_bundle
 from ccdstream.cli import app, model_app
 from ccdstream.encode import VideoSink
@@ -151,7 +151,7 @@ def test_any_batch_will_do(run: Callable[..., Any], here: Path, batch: str) -> N
 def test_progress_is_a_plain_line_now_and_then_where_there_is_no_terminal(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "PLAIN_PROGRESS_EVERY_S", 0)
+    monkeypatch.setattr(console, "PLAIN_PROGRESS_EVERY_S", 0)
     said = run("case12.mp4").stderr.splitlines()
     lines = [line for line in said if " of 70 frames, " in line]
     assert len(lines) == 70
@@ -227,7 +227,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 def test_several_at_a_time_leave_what_one_at_a_time_does(
     run: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "PLAIN_PROGRESS_EVERY_S", 0)
+    monkeypatch.setattr(console, "PLAIN_PROGRESS_EVERY_S", 0)
     for name in ("b", "c"):
         shutil.copy("calm.mp4", f"{name}.mp4")
     shutil.copy("case12.mp4", "z.mp4")
@@ -300,7 +300,7 @@ def test_each_recording_is_analysed_on_one_of_the_gpus(
         cards.append(Card(gpu))
         return bundle, cards[-1]
 
-    monkeypatch.setattr(cli, "_open_model", open_model)
+    monkeypatch.setattr(cli, "open_model", open_model)
     monkeypatch.setattr(cli, "_gpu_count", lambda: 2)
     monkeypatch.setattr(Card, "name", "onnxruntime")
     names = [f"{k}.mp4" for k in range(4)]
@@ -328,7 +328,7 @@ def test_a_further_gpu_that_cannot_be_used_is_left_out_with_a_word(
             raise EngineError("torch cannot use GPU 1 (busy)")
         return bundle, Card(gpu)
 
-    monkeypatch.setattr(cli, "_open_model", open_model)
+    monkeypatch.setattr(cli, "open_model", open_model)
     monkeypatch.setattr(cli, "_gpu_count", lambda: 3)
     monkeypatch.setattr(Card, "name", "onnxruntime")
     names = [f"{k}.mp4" for k in range(4)]
@@ -351,7 +351,7 @@ def test_no_more_gpus_are_opened_than_recordings(
         opened.append(gpu)
         return bundle, Card(gpu)
 
-    monkeypatch.setattr(cli, "_open_model", open_model)
+    monkeypatch.setattr(cli, "open_model", open_model)
     monkeypatch.setattr(cli, "_gpu_count", lambda: 8)
     monkeypatch.setattr(Card, "name", "onnxruntime")
     for arguments in (["calm.mp4"], ["calm.mp4", "case12.mp4", "--jobs", "1", "--overwrite"]):
@@ -607,7 +607,7 @@ def test_a_signal_while_the_model_opens_ends_the_command(
         "model": ["model", "verify", shelf / "toy"],
     }
     before = everything_in(here)
-    monkeypatch.setattr(cli, "_open_model", lambda *_, **__: signal.raise_signal(number))
+    monkeypatch.setattr(cli, "open_model", lambda *_, **__: signal.raise_signal(number))
     result = ccdstream(*arguments[command])
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr == "interrupted: what was not finished is gone\n"

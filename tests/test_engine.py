@@ -140,6 +140,15 @@ def test_an_engine_says_what_it_is(engines, name, device) -> None:
     assert engine.version[0].isdigit()
 
 
+def test_openvino_gives_a_frame_that_comes_alone_all_its_threads(bundle: Bundle) -> None:
+    build = BuildOptions(batch=(1, 1, 1))
+    engine = open_engine(bundle, engine="openvino", build=build).engine
+    assert isinstance(engine, OpenVinoEngine)
+    assert len(engine._requests) == 1, "one stream has all threads"
+    frames, valid = toy_inputs(3)
+    assert_same(engine.run(frames, valid), toy_output(frames, valid))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_the_number_of_threads_does_not_change_a_score(bundle, name, threads) -> None:

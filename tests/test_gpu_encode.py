@@ -151,7 +151,7 @@ def test_nvenc_gets_one_piece_of_memory_with_the_chroma_below_the_luma(
 ) -> None:
     frame = next(frames(replace(INFO, size=size)))
     y, uv = nv12.for_nvenc(on_device(frame))
-    expected = encode._planar(frame).reformat(format="nv12").to_ndarray()
+    expected = encode.planar(frame).reformat(format="nv12").to_ndarray()
     height, width = y.shape
     assert height % 2 == width % 2 == 0
     np.testing.assert_array_equal(torch.cat([y, uv]).numpy(), expected)

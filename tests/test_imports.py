@@ -31,16 +31,29 @@ RULES = [
 # library -> the only modules that may import it
 ONLY = {
     "typer": {"ccdstream.cli", "ccdstream.console", "ccdstream.live.cli"},
-    "av": {"ccdstream.decode", "ccdstream.encode", "ccdstream.live.url", "ccdstream.live.record"},
+    "av": {
+        "ccdstream.decode",
+        "ccdstream.encode",
+        "ccdstream.picture",
+        "ccdstream.live.url",
+        "ccdstream.live.record",
+    },
     "threading": {
         "ccdstream.prefetch",
         "ccdstream.workers",
         "ccdstream.live.board",
         "ccdstream.live.capture",
+        "ccdstream.live.journal",
+        "ccdstream.live.log",
         "ccdstream.live.record",
-        "ccdstream.live.session",
+        "ccdstream.live.screen",
         "ccdstream.live.serve",
+        "ccdstream.live.window",
     },
+    "uvicorn": {"ccdstream.live.serve"},
+    "starlette": {"ccdstream.live.serve"},
+    "websockets": set(),  # uvicorn's, for the page
+    "prometheus_client": {"ccdstream.live.metrics"},
     "openvino": {"ccdstream.engine.openvino"},
     "onnxruntime": {"ccdstream.engine.onnxruntime", "ccdstream.engine.precision"},
     "tensorrt": {"ccdstream.engine.tensorrt"},
@@ -120,6 +133,16 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     code = (
         "import sys, ccdstream.cli;"
         "print([m for m in ('numpy', 'cv2', 'av', 'openvino', 'torch', 'rich')"
+        " if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_page_loads_its_server_only_when_it_is_served() -> None:
+    code = (
+        "import sys, ccdstream.live.serve, ccdstream.live.metrics;"
+        "print([m for m in ('uvicorn', 'starlette', 'websockets', 'prometheus_client')"
         " if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -155,7 +155,7 @@ def test_both_bundles_together_are_small_enough_for_a_clone() -> None:
     assert not extra, "a bundle that no name leads to"
 
 
-def test_wheel_and_sdist_carry_every_file_of_both_bundles(tmp_path: Path) -> None:
+def test_wheel_and_sdist_carry_every_file_of_both_bundles_and_of_the_page(tmp_path: Path) -> None:
     """Built from a tree with this repository's pyproject.toml and .gitignore, and small files."""
     pytest.importorskip("hatchling")
     tree = tmp_path / "tree"
@@ -164,6 +164,9 @@ def test_wheel_and_sdist_carry_every_file_of_both_bundles(tmp_path: Path) -> Non
         for bundle in PACKAGED
         for file in ("manifest.json", "program.onnx", "golden.npz", "program.pt2")
     }
+    page = ROOT / "ccdstream" / "live" / "page"
+    wanted |= {f"ccdstream/live/page/{path.name}" for path in page.iterdir()}
+    assert "ccdstream/live/page/index.html" in wanted
     for file in (*wanted, "trainer/__init__.py", "LICENSE", "NOTICE"):
         (tree / file).parent.mkdir(parents=True, exist_ok=True)
         (tree / file).write_text(file)

@@ -333,3 +333,39 @@ def test_history_takes_frames_before_its_start() -> None:
     history = History(10, start_s=5.0, span_s=10.0)
     history.add(4.0, 0.5, "NORMAL")
     assert history.now == 0
+
+
+def test_a_late_frame_has_a_label_and_the_time_line_but_neither_heat_nor_score() -> None:
+    size = (576, 720)
+    marker = overlay(size)
+    marker.draw(frame_of(size), octagon(size), fused(1.0, 0.999), "ALERT", 1.0)
+    hot = marker.marks().luma
+    late = marker.draw_late(frame_of(size, pts=9), 1.2)
+    luma, _ = changed(frame_of(size), late)
+    marks = marker.marks().luma
+    assert late.pts == 9 and luma.any() and not (luma & ~marks).any()
+    assert hot[288, 360] and not marks[100:400, 200:600].any(), "the heat is withdrawn"
+    other = overlay(size)
+    other.draw(frame_of(size), octagon(size), fused(0.5, 0.1), "ALERT", 1.0)
+    again = other.draw_late(frame_of(size, pts=9), 1.2)
+    bar = (slice(300, 500), slice(690, 712))
+    assert (again.y[bar] == late.y[bar]).all(), "no bar tells the score of an earlier frame"
+
+
+def test_a_frame_that_is_not_drawn_counts_in_the_time_line() -> None:
+    drawn = []
+    for noted in (False, True):
+        marker = overlay((240, 320))
+        if noted:
+            marker.note(fused(0.5, 0.999), "ALERT", 1.0)
+        drawn.append(marker.draw_late(frame_of((240, 320)), 1.2))
+    luma, _ = changed(*drawn)
+    assert luma[200:].any() and not luma[:200].any()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_late_frame_is_drawn_in_any_size(size: tuple[int, int]) -> None:
+    late = overlay(size).draw_late(frame_of(size), 0.5)
+    assert late.size == size
+    with pytest.raises(ValueError, match="expected a frame of size"):
+        overlay(size).draw_late(frame_of((50, 60)), 0.5)

@@ -228,12 +228,6 @@ def test_raw_scores_are_told_apart_to_the_last_bit_of_a_float32(tmp_path: Path) 
     np.testing.assert_array_equal(read, values)
 
 
-def test_live_scores_are_readable_row_by_row(tmp_path: Path) -> None:
-    with ScoresCsv(tmp_path / "s.csv", parts=[], live=True) as scores:
-        scores.write(0, 0, 0.0, FUSED, "UNCLEAR")
-        assert len((tmp_path / "s.csv.part").read_text().splitlines()) == 2
-
-
 def test_scores_refuse_the_wrong_number_of_parts(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="expected 2 parts, got 1"),

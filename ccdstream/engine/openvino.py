@@ -104,7 +104,8 @@ def open_engine(
 
     Args:
         threads: most threads to compute with; None for one per core that OpenVINO may use.
-        build: of no use here.
+        build: its batch says how many frames are there at a time. For one alone all threads work
+            on it: what a live session wants.
 
     Raises:
         EngineError: OpenVINO is not here, or cannot read or compile the program, or `device` is
@@ -118,7 +119,7 @@ def open_engine(
         # then depend on the machine, and miss the golden ones in the third digit.
         "INFERENCE_PRECISION_HINT": "f32",
         "EXECUTION_MODE_HINT": "ACCURACY",
-        "NUM_STREAMS": _FRAMES_AT_ONCE,
+        "NUM_STREAMS": min(_FRAMES_AT_ONCE, (build or BuildOptions()).batch[2]),
         # Decoder and encoder run beside the engine: where to run is for the system to decide.
         "ENABLE_CPU_PINNING": False,
     }

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from ccdstream.live.records import AlertCard, Shown, Status
@@ -35,6 +36,8 @@ class Request:
     kind: str
     """ "mark" or "snapshot"."""
     note: str = ""
+    at_s: float | None = None
+    """Stream time of the picture that the watcher saw; None where none was to be seen."""
 
 
 class Board:
@@ -137,7 +140,8 @@ class Board:
     def points(self, after_s: float = -1.0) -> list[Point]:
         """Scores of stream time after `after_s`, the oldest first."""
         with self._changed:
-            return [point for point in self._points if point.stream_s > after_s]
+            newer = list(takewhile(lambda point: point.stream_s > after_s, reversed(self._points)))
+        return newer[::-1]
 
     def alerts(self) -> list[AlertCard]:
         """The oldest first."""

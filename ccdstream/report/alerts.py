@@ -17,22 +17,24 @@
                         up, or "centre"; null where there is no box
     frames, informative_frames               counted from start to end
     model               id of the bundle
+    start_wall, end_wall, peak_wall          of a live session: the wall clock, ISO 8601 with offset
 
 alerts.csv has the same fields as columns, the box as x, y, width and height, empty cells for null,
-and no schema and finding. alerts.vtt has one WebVTT cue an alert.
+and no schema, finding and wall clock. alerts.vtt has one WebVTT cue an alert.
 """
 
 import csv
 import html
 import json
 import math
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from ccdstream.report.files import TextFile
+from ccdstream.report.files import Text, TextFile
 from ccdstream.timecode import timecode
 
 SCHEMA = "ccdstream.alert/1"
@@ -108,7 +110,12 @@ def alert_record(alert: AlertLike, time_base: Fraction) -> dict[str, Any]:
 
 def alert_line(alert: AlertLike, time_base: Fraction) -> str:
     """The alert as one line of alerts.jsonl, without the newline."""
-    return json.dumps(alert_record(alert, time_base), ensure_ascii=False, allow_nan=False)
+    return json_line(alert_record(alert, time_base))
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """`record`, in types that JSON knows, as a line without the newline."""
+    return json.dumps(record, ensure_ascii=False, allow_nan=False)
 
 
 def alert_title(alert: AlertLike) -> str:
@@ -134,9 +141,23 @@ class AlertWriter:
 
     header = ""
 
-    def __init__(self, path: Path, *, time_base: Fraction, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        time_base: Fraction,
+        overwrite: bool = False,
+        file: Text | None = None,
+    ) -> None:
+        """
+        Args:
+            path: final name of the file.
+            time_base: seconds per unit of pts.
+            overwrite: replace an existing file.
+            file: what to write into; None: a `TextFile` at `path`.
+        """
         self.path = path
-        self._file = TextFile(path, overwrite=overwrite)
+        self._file = file or TextFile(path, overwrite=overwrite)
         self._time_base = time_base
 
     def write(self, alert: AlertLike) -> None:
@@ -166,8 +187,18 @@ class AlertWriter:
 class AlertsJsonl(AlertWriter):
     """One JSON object a line; no alerts, no lines."""
 
+    wall_at: Callable[[float], str] | None = None
+    """Of a live session: gives the wall-clock time of a stream time, ISO 8601."""
+
     def format(self, alert: AlertLike) -> str:
-        return alert_line(alert, self._time_base) + "\n"
+        record = alert_record(alert, self._time_base)
+        if self.wall_at is not None:
+            record |= {
+                "start_wall": self.wall_at(alert.start_s),
+                "end_wall": self.wall_at(alert.end_s),
+                "peak_wall": self.wall_at(alert.peak_s),
+            }
+        return json_line(record) + "\n"
 
 
 class AlertsCsv(AlertWriter):

@@ -17,9 +17,12 @@ import numpy as np
 from ccdstream.report.files import write_text
 
 SCHEMA = "ccdstream.run/1"
+LIVE_SCHEMA = "ccdstream.live/1"
 
 
-def write_audit(path: Path, record: Mapping[str, Any], *, overwrite: bool = False) -> None:
+def write_audit(
+    path: Path, record: Mapping[str, Any], *, schema: str = SCHEMA, overwrite: bool = False
+) -> None:
     """Write `record` as run.json, under the key "schema" what to read it by.
 
     Paths become text, fractions "numerator/denominator", tuples and arrays lists, records objects,
@@ -29,7 +32,7 @@ def write_audit(path: Path, record: Mapping[str, Any], *, overwrite: bool = Fals
         OutputError: The file exists or cannot be written.
         TypeError: A value has no form in JSON.
     """
-    data = plain({**record, "schema": SCHEMA})
+    data = plain({**record, "schema": schema})
     text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n", overwrite=overwrite)
 

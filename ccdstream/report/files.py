@@ -11,7 +11,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Protocol, Self
 
 from ccdstream.errors import OutputError
 
@@ -35,6 +35,24 @@ def refuse_existing(path: Path) -> None:
             f"{printable(path)} is there already. "
             "Replace it with --overwrite, or choose another place with --output."
         )
+
+
+class Text(Protocol):
+    """A text file to write into; a context manager."""
+
+    def write(self, text: str) -> None:
+        """Append whole lines."""
+
+    def flush(self) -> None:
+        """Let readers see what was written so far."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
 
 class TextFile:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ccdstream.frames import Fused
-from ccdstream.report.files import TextFile
+from ccdstream.report.files import Text, TextFile
 
 COLUMNS = (
     "frame", "pts", "seconds", "raw", "calibrated", "smoothed", "state", "quality",
@@ -38,19 +38,23 @@ class ScoresCsv:
     """
 
     def __init__(
-        self, path: Path, *, parts: Sequence[str], overwrite: bool = False, live: bool = False
+        self,
+        path: Path,
+        *,
+        parts: Sequence[str],
+        overwrite: bool = False,
+        file: Text | None = None,
     ) -> None:
         """
         Args:
             path: final name of the file.
             parts: names of the terms of the score, in the bundle's order.
             overwrite: replace an existing file.
-            live: let readers of the unfinished file see every row at once.
+            file: what to write into; None: a `TextFile` at `path`.
         """
-        self._file = TextFile(path, overwrite=overwrite)
+        self._file = file or TextFile(path, overwrite=overwrite)
         self._rows = csv.writer(self._file, lineterminator="\n")
         self._parts = tuple(parts)
-        self._live = live
 
     def write(
         self,
@@ -78,8 +82,6 @@ class ScoresCsv:
                 *(_number(float(part), ".9g") for part in parts),
             ]
         )
-        if self._live:
-            self._file.flush()
 
     def __enter__(self) -> Self:
         self._file.__enter__()

@@ -1,0 +1,308 @@
+"""`ccdstream live` and `devices`, as their users call them."""
+
+import json
+import signal
+import socket
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from ccdstream.live.cli import _seconds, _size, _stem
+from ccdstream.live.record import Recorder
+from tests.bundles import write_toy_bundle
+from tests.commands import SIZE, bright_between, ccdstream, everything_in, refusal, rows_of, start
+from tests.disks import SmallFile
+
+RESULTS = {
+    f"live.{ending}"
+    for ending in (
+        "scores.csv", "alerts.jsonl", "alerts.csv", "alerts.vtt", "events.jsonl", "run.json",
+    )
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "toy"
+    write_toy_bundle(
+        folder,
+        alert={
+            "enter": 0.99, "leave": 0.9, "min_duration_s": 0.0, "merge_gap_s": 0.2,
+            "refractory_s": 0.0, "time_constant_s": 0.0,
+        },
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second and a half: bright from 0.4 s to 0.8 s."""
+    return bright_between(tmp_path_factory.mktemp("clip") / "case.mp4", 10, 20, 38)
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "live.events.jsonl").read_text().splitlines()]
+
+
+def live(toy: Path, device: object, output: Path, *more: object) -> Any:
+    """A session whose bound no machine misses."""
+    return ccdstream(
+        "live", "--device", device, "-o", output, "--model", toy, "--max-latency", "60s", *more
+    )
+
+
+def test_a_recording_at_its_own_rate_leaves_every_file(
+    toy: Path, clip: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = live(toy, clip, out, "--pace", "--record", "case.mp4", "--record-source")
+    assert result.exit_code == 0, result.stderr
+    videos = {"case.overlay.000.mp4", "case.source.000.mp4", "clips/alert-001.mp4"}
+    assert everything_in(out) == RESULTS | videos
+    record = json.loads((out / "live.run.json").read_text())
+    assert record["schema"] == "ccdstream.live/1"
+    assert record["source"]["mode"]["size"] == list(SIZE)
+    assert record["ended_by"] == "end of the source"
+    assert set(record["outputs"]) == (RESULTS | videos) - {"live.run.json"}
+    counts, dropped = record["counts"], record["dropped"]
+    assert counts["captured"] == 38 and counts["alerts"] == 1
+    assert counts["analysed"] + dropped["slot"] == 38, "every frame is analysed, or counted"
+    assert len(rows_of(out / "live.scores.csv")) == counts["analysed"]
+    assert record["delays_s"]["capture_to_overlay"]["count"] <= counts["shown"]
+    assert record["model"]["id"].startswith("toy-") and record["failures"] == {}
+    with av.open(str(out / "case.source.000.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 38 - dropped["recorder"]
+    kinds = [event["kind"] for event in events_of(out)]
+    assert kinds[:2] == ["session_started", "connected"] and kinds[-1] == "session_ended"
+    assert kinds.count("alert_opened") == kinds.count("alert_closed") == 1
+
+
+def test_what_was_negotiated_is_printed_and_alerts_are_data(
+    toy: Path, clip: Path, tmp_path: Path
+) -> None:
+    result = live(toy, clip, tmp_path / "out", "--pace")
+    height, width = SIZE
+    assert f"case.mp4: {width}x{height}, 25 frames/s, yuv420p" in result.stderr
+    head, row = result.stdout.splitlines()
+    assert head.startswith("alert  start") and row.split()[0] == "1"
+    assert "Not a medical device" in result.stderr
+    quiet = live(toy, clip, tmp_path / "quiet", "--pace", "--quiet", "--json")
+    assert quiet.stderr == ""
+    (line,) = quiet.stdout.splitlines()
+    assert json.loads(line)["alert"] == 1
+
+
+def test_what_happens_is_told_as_json_lines_on_request(
+    toy: Path, clip: Path, tmp_path: Path
+) -> None:
+    result = live(toy, clip, tmp_path / "out", "--pace", "--log-json")
+    told = [json.loads(line) for line in result.stderr.splitlines()]
+    assert told == events_of(tmp_path / "out")
+
+
+def test_clips_alone_can_be_asked_for(toy: Path, clip: Path, tmp_path: Path) -> None:
+    live(toy, clip, tmp_path / "out", "--pace", "--pre", 0, "--post", 0)
+    assert everything_in(tmp_path / "out") == RESULTS | {"clips/alert-001.mp4"}
+
+
+def test_it_ends_by_itself_after_the_duration(toy: Path, tmp_path: Path) -> None:
+    result = live(toy, "lavfi:testsrc2=size=128x96:rate=25", tmp_path / "out", "--duration", "1s")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads((tmp_path / "out" / "live.run.json").read_text())
+    assert record["ended_by"] == "duration" and record["counts"]["captured"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_ctrl_c_and_sigterm_finish_every_file(
+    toy: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    process = start(
+        *("live", "--device", "lavfi:color=c=white:size=128x96:rate=25", "-o", out),
+        *("--model", toy, "--record", "case", "--max-latency", "60s"),
+        text=True,
+    )
+    with process:
+        scores = out / "live.scores.csv"
+        for _ in range(1200):
+            if scores.exists() and len(scores.read_text().splitlines()) > 5:
+                break
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert json.loads((out / "live.run.json").read_text())["ended_by"] == "stopped"
+    with av.open(str(out / "case.overlay.000.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) > 3
+    assert events_of(out)[-1]["kind"] == "session_ended"
+    assert not [name for name in everything_in(out) if name.endswith(".part")]
+
+
+def test_a_source_that_dies_leaves_a_gap_with_its_cause_and_comes_back(
+    toy: Path, tmp_path: Path
+) -> None:
+    """A sender that hangs up twice in mid-stream."""
+    out = tmp_path / "out"
+    clip = bright_between(tmp_path / "stream.ts", 0, 100, 101, format="mpegts").read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        process = start(
+            *("live", "--device", f"tcp://127.0.0.1:{server.getsockname()[1]}", "-o", out),
+            *("--model", toy, "--max-latency", "60s"),
+            text=True,
+        )
+        with process:
+            try:
+                for _ in range(2):
+                    sender, _ = server.accept()
+                    with sender:
+                        sender.sendall(clip[: len(clip) * 3 // 4])
+                third, _ = server.accept()  # it has tried again, and gets nothing
+                third.close()
+            finally:
+                process.send_signal(signal.SIGTERM)
+                _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    record = json.loads((out / "live.run.json").read_text())
+    assert record["counts"]["connections"] == 2, stderr
+    first, last = record["gaps"]
+    assert first["cause"] and first["end_s"] > first["start_s"] > 0
+    assert last["end_s"] is None, "it was still lost at the end"
+    closed = [json.loads(line) for line in (out / "live.alerts.jsonl").read_text().splitlines()]
+    assert closed[0]["end_s"] <= first["start_s"], "no alert goes on across the gap"
+    assert closed[1]["start_s"] >= first["end_s"]
+
+
+def test_a_full_disk_ends_the_recording_the_session_goes_on_and_the_exit_is_1(
+    toy: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = partial(SmallFile, room=2000)
+    monkeypatch.setitem(Recorder.__init__.__kwdefaults__, "open_file", small)
+    out = tmp_path / "out"
+    result = live(toy, clip, out, "--pace", "--record", "case")
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "No space left on device" in errors[0]
+    written = json.loads((out / "live.run.json").read_text())
+    assert written["counts"]["analysed"] + written["dropped"]["slot"] == 38
+    assert "No space left" in next(iter(written["failures"].values()))
+    assert "recorder_failed" in [event["kind"] for event in events_of(out)]
+
+
+def test_a_source_that_cannot_be_had_as_asked_leaves_nothing(
+    toy: Path, clip: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    told = refusal(live(toy, clip, out, "--pace", "--size", "1920x1080"))
+    assert "1920x1080" in told
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    refusal(live(toy, clip, out, "--pace", "--size", "1920x1080"))
+    assert everything_in(out) == {"mine.txt"}
+
+
+def test_results_of_an_earlier_session_are_never_replaced(
+    toy: Path, clip: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    live(toy, clip, out, "--pace")
+    before = (out / "live.run.json").read_bytes()
+    assert "is there already" in refusal(live(toy, clip, out, "--pace"))
+    assert (out / "live.run.json").read_bytes() == before
+
+
+def test_a_password_is_neither_printed_nor_written(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = live(
+        toy, "rtsp://user:s3cret@127.0.0.1:9/x", out, "--duration", "0.5s", "--timeout", "0.5s"
+    )
+    assert result.exit_code == 0, result.stderr
+    said = result.stdout + result.stderr
+    for file in out.iterdir():
+        said += file.read_text()
+    assert "127.0.0.1" in said and "s3cret" not in said
+
+
+def test_a_recording_without_pace_is_refused(toy: Path, clip: Path, tmp_path: Path) -> None:
+    assert "--pace" in refusal(live(toy, clip, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_window_needs_a_screen(
+    toy: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    told = refusal(live(toy, clip, tmp_path / "out", "--pace", "--window"))
+    assert "no screen" in told and "--view" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_address_of_the_page_is_printed_also_when_quiet(
+    toy: Path, clip: Path, tmp_path: Path
+) -> None:
+    result = live(toy, clip, tmp_path / "out", "--pace", "--view", "--port", 0, "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("watch: http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--size", "big"], "--size is WIDTHxHEIGHT"),
+        (["--rate", "0"], "--rate is frames a second"),
+        (["--rate", "1/0"], "--rate is frames a second"),
+        (["--max-latency", "soon"], "not a time"),
+        (["--timeout", "0"], "--timeout must be"),
+        (["--record", "a/b.mp4"], "--record takes a name"),
+        (["--record", ".mp4"], "--record takes a name"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_opened(
+    clip: Path, tmp_path: Path, options: list[str], says: str
+) -> None:
+    result = ccdstream("live", "--device", clip, "--pace", "-o", tmp_path / "out", *options)
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("100ms", 0.1), ("2s", 2), ("10m", 600), ("1.5h", 5400), ("90", 90), ("00:01:30", 90)],
+)
+def test_times_are_read_in_the_units_that_people_write(text: str, seconds: float) -> None:
+    assert _seconds("--x", text) == pytest.approx(seconds)
+
+
+def test_sizes_are_width_by_height_and_names_may_have_an_ending() -> None:
+    assert _size("720x576") == (576, 720)
+    assert _stem("case.mp4") == _stem("case") == "case"
+
+
+def test_devices_lists_cameras_with_what_to_pass_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fractions import Fraction
+
+    from ccdstream.live.camera import Camera, CameraMode
+
+    modes = (
+        CameraMode("mjpeg", (576, 720), (576, 720), (Fraction(50), Fraction(25))),
+        CameraMode("yuyv422", (120, 160), (1080, 1920), (Fraction(30), Fraction(5)), True),
+    )
+    found = [Camera("/dev/video7", "A capture card", modes), Camera("1", "x", (), "it is busy")]
+    monkeypatch.setattr("ccdstream.live.camera.list_cameras", lambda: found)
+    told = ccdstream("devices").stdout
+    assert "/dev/video7  A capture card" in told and "it is busy" in told
+    assert "720x576" in told and "50, 25 frames/s" in told
+    assert "160x120 to 1920x1080" in told and "30 to 5 frames/s" in told
+    first, _ = ccdstream("devices", "--json").stdout.splitlines()
+    assert json.loads(first)["modes"][0]["rates"] == ["50/1", "25/1"]
+    monkeypatch.setattr("ccdstream.live.camera.list_cameras", list)
+    assert "no cameras found" in ccdstream("devices").stderr
