@@ -266,6 +266,19 @@ class Overlay:
         return self._yuv[STATE_COLOURS[state]]
 
 
+def with_heat(frame: Frame, field: FieldOfView, heat: np.ndarray) -> Frame:
+    """The frame with its heatmap and nothing else, for a still picture.
+
+    Args:
+        frame: left as it is.
+        field: where the field of view lies in it.
+        heat: float32 [h, w] over the field of view, calibrated; NaN where invalid.
+    """
+    yuv = {rgb: yuv_of(np.array(rgb), frame.colour) for rgb in STATE_COLOURS.values()}
+    inside = _OutlinePainter(frame.size, 1, yuv).inside(field)
+    return _blended(frame, _HeatPainter(frame.size, frame.colour).layers(heat, field, inside))
+
+
 def _blended(frame: Frame, layers: Sequence[Mark]) -> Frame:
     """A copy of the frame with the layers on it."""
     y, u, v = frame.y.copy(), frame.u.copy(), frame.v.copy()
