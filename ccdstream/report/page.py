@@ -32,11 +32,10 @@ from ccdstream.report.gallery import MOST_PEAKS, Gallery, Tile
 EMBED_BYTES = 8_000_000
 """An overlay video up to this size is inside the page."""
 
-MEANING = (
-    f"Colour, scores and alerts show what is {FINDING}: a lesion perhaps, or stool, an instrument, "
-    "another scope or another hospital's colours. A score of 0.99 means that 99 % of the bundle's "
-    "normal calibration frames score lower; it is no probability of disease. Where there is no "
-    "alert, something may be all the same."
+MEANING = f"Marks what is {FINDING}: a lesion perhaps, or stool, an instrument, another scope."
+SCORE_MEANING = (
+    "A score of 0.99 means that 99 % of the bundle's normal calibration frames score lower. It is "
+    "no probability of disease, and where there is no alert something may be all the same."
 )
 
 REASONS = {
@@ -343,6 +342,7 @@ def _card(alert: AlertLike, rule: Run, gallery: Gallery) -> str:
         )
     length_s = alert.end_s - alert.start_s
     lasted = f"for {_length(length_s)}" if alert.frames > 1 else "on a single frame"
+    gaps = f", gaps of up to {rule['merge_gap_s']:g} s aside" if alert.frames > 1 else ""
     match alert.clock:
         case None:
             where, place = "no region stands out, the frame as a whole is unusual", "whole frame"
@@ -351,8 +351,8 @@ def _card(alert: AlertLike, rule: Run, gallery: Gallery) -> str:
         case hour:
             where, place = f"most at {hour} o'clock", f"{hour} o'clock"
     why = (
-        f"The score reached {rule['enter']:g} and stayed at or above {rule['leave']:g} {lasted}: "
-        f"{FINDING}, {where}."
+        f"The score reached {rule['enter']:g} and stayed at or above {rule['leave']:g} {lasted}"
+        f"{gaps}: {FINDING}, {where}."
     )
     seen = _counted(alert.frames, "frame")
     if alert.informative_frames < alert.frames:
@@ -364,7 +364,7 @@ def _card(alert: AlertLike, rule: Run, gallery: Gallery) -> str:
     )
     return (
         f'<li class="card" id="alert-{alert.number}">\n{pictures}<div class="said">\n'
-        f"<h3><b>{alert.number}</b> {_short(alert.start_s, 1)} to {_short(alert.end_s, 1)}"
+        f"<h3><b>{alert.number}</b> {_short(alert.start_s, 2)} to {_short(alert.end_s, 2)}"
         f'<button type="button" class="go" data-seek="{alert.start_s:.6f}" data-play="yes">'
         "Play</button></h3>\n<dl>"
         + "".join(f"<div><dt>{what}</dt><dd>{_safe(value)}</dd></div>" for what, value in facts)
@@ -373,7 +373,8 @@ def _card(alert: AlertLike, rule: Run, gallery: Gallery) -> str:
 
 
 def _strip(gallery: Gallery) -> str:
-    tiles = "".join(map(_tile, gallery.strip))
+    digits = 1 if gallery.tile_s < 1 else 0
+    tiles = "".join(_tile(tile, digits) for tile in gallery.strip)
     return (
         '<section class="overview" aria-labelledby="overview-title">\n'
         '<h2 id="overview-title">Overview</h2>\n'
@@ -383,7 +384,7 @@ def _strip(gallery: Gallery) -> str:
     )
 
 
-def _tile(tile: Tile) -> str:
+def _tile(tile: Tile, digits: int) -> str:
     place = float(on_scale(np.array(tile.score)))
     at = _short(tile.seconds, 1)
     score = _score(tile.score) if tile.score else "no score"
@@ -393,7 +394,7 @@ def _tile(tile: Tile) -> str:
         f'<img src="{_data_uri("image/jpeg", tile.jpeg)}" alt="">'
         '<svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect class="{tile.state}" width="{max(100 * place, 3):.1f}" height="1"/></svg>'
-        f"<span>{_short(tile.seconds)}</span></button></li>\n"
+        f"<span>{_short(tile.seconds, digits)}</span></button></li>\n"
     )
 
 
@@ -441,7 +442,7 @@ def _legend(run: Run) -> str:
         '<stop offset=".7" stop-color="#00dcc8"/><stop offset="1" stop-color="#8cff6e"/>'
         '</linearGradient></defs><rect width="100" height="10" fill="url(#ramp)"/></svg> In '
         "pictures, blue to green marks what is more unusual than 98 % to 99.98 % of normal "
-        "pixels.</p>\n"
+        f"pixels.</p>\n<p>{_safe(SCORE_MEANING)}</p>\n"
         "<p>The score is smoothed over time, and the scale of the line grows with each nine: "
         f"0.9, 0.99 and 0.999 stand at equal steps. An alert opens at {rule['enter']:g}, ends "
         f"where the score was last at {rule['leave']:g} or above, and goes on if it opens again "
@@ -543,7 +544,7 @@ def _facts(run: Run) -> str:
             (
                 ("ccdstream", run["ccdstream"]),
                 *((name, str(value)) for name, value in run["versions"].items() if value),
-                ("Other results", ", ".join(run["outputs"])),
+                ("Results", ", ".join(run["outputs"])),
             ),
         ),
     )
