@@ -134,6 +134,15 @@
       if (!video.paused && !video.ended) requestAnimationFrame(follow);
     };
     for (const name of ["play", "seeked", "pause", "timeupdate"]) video.addEventListener(name, follow);
+    const reach = () => {
+      // Chromium ends a video that starts late before its last frames
+      const last = video.duration + data.offset;
+      if (last > end - 0.5) return;
+      $("short").textContent = `This browser shows the overlay up to ${clock(last, 0)} only, because the recording starts at ${clock(data.start, 0)}. Another player shows all of it.`;
+      $("short").hidden = false;
+    };
+    if (video.readyState > 0) reach();
+    else video.addEventListener("loadedmetadata", reach);
     const sources = video.querySelectorAll("source");
     sources[sources.length - 1].addEventListener("error", () => {
       $("lost").hidden = false;

@@ -228,6 +228,7 @@ def _stage(
             + "</video>\n"
             f'<p id="lost" class="lost" hidden>The overlay video <b>{_safe(printable(Path(video)))}'
             "</b> cannot be played. It belongs into the folder of this page.</p>\n</div>\n"
+            '<p id="short" class="short" hidden></p>\n'
             '<div class="controls" role="group" aria-label="Playing">\n'
             '<button type="button" id="previous">Previous alert <kbd>P</kbd></button>\n'
             '<button type="button" id="next">Next alert <kbd>N</kbd></button>\n'
