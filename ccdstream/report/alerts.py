@@ -21,6 +21,7 @@
 
 alerts.csv has the same fields as columns, the box as x, y, width and height, empty cells for null,
 and no schema, finding and wall clock. alerts.vtt has one WebVTT cue an alert.
+`schemas/alert-1.json` describes the lines as JSON Schema.
 """
 
 import csv

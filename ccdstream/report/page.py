@@ -454,7 +454,7 @@ def _legend(run: Run) -> str:
 def _facts(run: Run) -> str:
     source, model, engine = run["input"], run["model"], run["engine"]
     rule, counts, timing = run["alert_rule"], run["counts"], run["timing"]
-    colour, made = source["colour"], run.get("video", {})
+    colour, made = source["colour"], run["video"]
     stretch = [
         f"{word} {_short(source[key], 2)}"
         for word, key in (("from", "start_s"), ("to", "end_s"))
@@ -536,8 +536,13 @@ def _facts(run: Run) -> str:
                     for stage, seconds in timing["stage_s"].items()
                 ),
                 ("Note", timing["note"]),
-                ("Decoder", made.get("decoder") or "-"),
-                ("Encoder", made.get("encoder") or "no video written"),
+                ("Decoder", "; ".join([made["decoder"], *made["decoder_notes"]])),
+                (
+                    "Encoder",
+                    "; ".join(
+                        filter(None, [made["encoder"] or "no video written", made["encoder_note"]])
+                    ),
+                ),
             ),
         ),
         (
