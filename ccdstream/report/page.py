@@ -284,13 +284,15 @@ def _line(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
         )
     bottom = _PLOT_TOP + _PLOT_PX
     ticks = ""
-    for seconds in _ticks(start_s, span_s):
+    shown = _ticks(start_s, span_s)
+    digits = 1 if len(shown) > 1 and shown[1] - shown[0] < 1 else 0
+    for seconds in shown:
         x = across(seconds)
         anchor = "start" if x < 4 else "end" if x > 96 else "middle"
         ticks += (
             f'<line class="tick" x1="{x:.3f}%" x2="{x:.3f}%" y1="{bottom}" y2="{bottom + 5}"/>'
             f'<text class="time" x="{x:.3f}%" y="{bottom + 18}" text-anchor="{anchor}">'
-            f"{_short(seconds)}</text>"
+            f"{_short(seconds, digits)}</text>"
         )
     return (
         '<div class="plot" id="plot" role="slider" tabindex="0" aria-label="Time in the recording" '
@@ -316,10 +318,14 @@ def _cards(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
     rule = run["alert_rule"]
     head = (
         '<section class="alerts" aria-labelledby="alerts-title">\n'
-        f'<h2 id="alerts-title">{_counted(len(alerts), "alert")}</h2>\n'
+        f'<h2 id="alerts-title">{_counted(len(alerts), "alert") if alerts else "No alerts"}</h2>\n'
     )
     if not alerts:
-        return head + f'<p class="soft">Nothing stayed {FINDING}.</p>\n</section>\n'
+        return (
+            head + f'<p class="soft">Nothing stayed {FINDING}: no score reached '
+            f"{rule['enter']:g} for long enough. Something may be there all the same.</p>\n"
+            "</section>\n"
+        )
     note = ""
     if len(gallery.peaks) < len(alerts):
         note = (
@@ -680,7 +686,7 @@ def _score(score: float) -> str:
 
 
 def _length(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else _short(seconds)
+    return f"{seconds:.1f}\u00a0s" if seconds < 60 else _short(seconds)
 
 
 def _short(seconds: float, digits: int = 0) -> str:
