@@ -34,7 +34,14 @@ from ccdstream.process import settle
 from ccdstream.quality import FLAGS as QUALITY_FLAGS
 from ccdstream.quality import QualityLimits, flags, measure
 from ccdstream.render import Overlay, with_heat
-from ccdstream.report.alerts import AlertsCsv, AlertsJsonl, AlertsVtt, alert_title
+from ccdstream.report.alerts import (
+    AlertsCsv,
+    AlertsEdl,
+    AlertsJsonl,
+    AlertsVtt,
+    AlertWriter,
+    alert_title,
+)
 from ccdstream.report.audit import write_audit
 from ccdstream.report.files import Together, refuse_existing
 from ccdstream.report.gallery import Gallery
@@ -395,8 +402,8 @@ class OutputFiles:
 
     def all(self, video: str) -> list[Path]:
         """Every file that a run writes."""
-        endings = ["alerts.jsonl", "alerts.csv", "alerts.vtt", "scores.csv", "run.json"]
-        endings += ["report.html", *(["overlay.mp4"] if video != "none" else [])]
+        endings = ["alerts.jsonl", "alerts.csv", "alerts.vtt", "alerts.edl", "scores.csv"]
+        endings += ["run.json", "report.html", *(["overlay.mp4"] if video != "none" else [])]
         return [self.path(ending) for ending in endings]
 
 
@@ -479,7 +486,7 @@ def run(
             ) from error
         places = {file: results.place(file) for file in files.all(options.video)}
         with ExitStack() as stack:
-            writers = [
+            writers: list[AlertWriter] = [
                 stack.enter_context(kind(places[files.path(ending)], time_base=source.time_base))
                 for kind, ending in (
                     (AlertsJsonl, "alerts.jsonl"),
@@ -487,6 +494,13 @@ def run(
                     (AlertsVtt, "alerts.vtt"),
                 )
             ]
+            edl = AlertsEdl(
+                places[files.path("alerts.edl")],
+                time_base=source.time_base,
+                rate=source.average_rate,
+                clip=path.name,
+            )
+            writers.append(stack.enter_context(edl))
             scores = stack.enter_context(
                 ScoresCsv(places[files.path("scores.csv")], parts=bundle.parts)
             )

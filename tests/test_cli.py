@@ -92,7 +92,7 @@ def test_results_lie_in_a_folder_named_after_the_recording(
     assert said[2:-1] == [
         f"  case12.ccdstream/{name}"
         for name in (
-            *("case12.alerts.jsonl", "case12.alerts.csv", "case12.alerts.vtt"),
+            *("case12.alerts.jsonl", "case12.alerts.csv", "case12.alerts.vtt", "case12.alerts.edl"),
             *("case12.scores.csv", "case12.run.json", "case12.report.html", "case12.overlay.mp4"),
         )
     ]
@@ -730,7 +730,7 @@ def test_a_name_is_only_a_name(run: Callable[..., Any], here: Path, name: str) -
     stem = Path(name).stem
     results = {f"{stem}.ccdstream/{file}" for file in results_of(stem)}
     assert everything_in(here) - before == results
-    assert len(result.stderr.splitlines()) == 10  # as for any other name
+    assert len(result.stderr.splitlines()) == 11  # as for any other name
     assert len(result.stdout.splitlines()) == 1
     record = json.loads((here / f"{stem}.ccdstream/{stem}.run.json").read_text("utf-8"))
     assert record["counts"]["frames"] == 12
