@@ -599,9 +599,9 @@ def demo(
             say(
                 f"overlay video: {show_path(files.path('overlay.mp4'))}\n"
                 f"alerts:        {show_path(files.path('alerts.csv'))}\n"
-                f"report:        {show_path(files.path('run.json'))}\n"
                 f"truth:         {show_path(truth_path(video))}\n"
-                "The sample is rendered: it shows how results look, not how accurate they are."
+                "The sample is rendered: it shows how results look, not how accurate they are.\n"
+                f"report, for a browser: {show_path(files.path('report.html'))}"
             )
         if interrupted:
             raise typer.Exit(130)

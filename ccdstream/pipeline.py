@@ -11,7 +11,7 @@ in a GPU's. `analyse` is what comes after, the same for both; without a video it
 import hashlib
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ccdstream import NOTICE, __version__
-from ccdstream.alert import Alert, AlertRule, AlertTracker, Observation, hottest_region
+from ccdstream.alert import Alert, AlertRule, AlertTracker, Observation, Region, hottest_region
 from ccdstream.bundle import Bundle
 from ccdstream.decode import VideoSource
 from ccdstream.doctor import versions
@@ -31,11 +31,21 @@ from ccdstream.frames import DeviceFrame, FieldOfView, Frame, Fused, Scored, Vie
 from ccdstream.fuse import Calibration, Fuser
 from ccdstream.prefetch import prefetch
 from ccdstream.process import settle
+from ccdstream.quality import FLAGS as QUALITY_FLAGS
 from ccdstream.quality import QualityLimits, flags, measure
-from ccdstream.render import Overlay
-from ccdstream.report.alerts import AlertsCsv, AlertsJsonl, AlertsVtt, alert_title
+from ccdstream.render import Overlay, with_heat
+from ccdstream.report.alerts import (
+    AlertsCsv,
+    AlertsEdl,
+    AlertsJsonl,
+    AlertsVtt,
+    AlertWriter,
+    alert_title,
+)
 from ccdstream.report.audit import write_audit
 from ccdstream.report.files import Together, refuse_existing
+from ccdstream.report.gallery import Gallery
+from ccdstream.report.page import write_page
 from ccdstream.report.scores import ScoresCsv
 from ccdstream.score import Scorer, SharedScorer
 from ccdstream.view import Profile, ViewTracker
@@ -153,6 +163,7 @@ def analyse(
     on_frame: OnFrame,
     on_alert: Callable[[Alert], None],
     watch: StopWatch,
+    gallery: Gallery | None = None,
 ) -> None:
     """Run the pipeline to the end of `route`, calling `on_alert` as soon as an alert closes.
 
@@ -160,7 +171,9 @@ def analyse(
     """
     with route as frames:
         on_device = sink is not None and sink.encoder == "nvenc"
-        ahead = concluded(frames, fuser, tracker, overlay, watch, on_device=on_device)
+        ahead = concluded(
+            frames, fuser, tracker, overlay, watch, on_device=on_device, gallery=gallery
+        )
         # what is drawn is drawn while the frame before is encoded; the rest is not worth a thread
         with nullcontext(ahead) if overlay is None else prefetch(ahead, depth=2) as items:
             for item in items:
@@ -172,6 +185,8 @@ def analyse(
                 for alert in item.alerts:
                     on_alert(alert)
     for alert in tracker.finish():
+        if gallery is not None:
+            gallery.close(alert)
         on_alert(alert)
 
 
@@ -183,13 +198,19 @@ def concluded(
     watch: StopWatch,
     *,
     on_device: bool,
+    gallery: Gallery | None = None,
 ) -> Iterator[Concluded]:
     """What frames mean as they follow each other, and their overlay where one is drawn."""
     for judged in frames:
         with watch.measure("fuse"):
             seconds = judged.seconds
             fused = fuser.update(seconds, judged.valid_fraction, judged.scored, judged.quality)
-            alerts = tracker.update(observation(judged, fused))
+            alerts = tracker.update(observation(judged, fused, gallery))
+        if gallery is not None:
+            with watch.measure("gallery"):
+                gallery.add(judged.frame, seconds, fused, tracker.state)
+                for alert in alerts:
+                    gallery.close(alert)
         drawn = None
         if overlay is not None:
             with watch.measure("render"):
@@ -210,15 +231,21 @@ def _drawn(
     return overlay.draw(host, judged.field, fused, state, judged.seconds)
 
 
-def observation(judged: Judged, fused: Fused) -> Observation:
-    """What the frame adds to the alerts."""
+def observation(judged: Judged, fused: Fused, gallery: Gallery | None = None) -> Observation:
+    """What the frame adds to the alerts; `gallery` learns which one is the peak so far."""
+
+    def evidence() -> Region | None:
+        if gallery is not None:
+            gallery.peak_so_far(judged.frame, judged.field, fused)
+        return hottest_region(fused.heat, judged.field)
+
     return Observation(
         seconds=judged.seconds,
         pts=judged.frame.pts,
         score=fused.smoothed,
         raw=fused.raw,
         informative=fused.informative,
-        evidence=lambda: hottest_region(fused.heat, judged.field),
+        evidence=evidence,
     )
 
 
@@ -375,8 +402,9 @@ class OutputFiles:
 
     def all(self, video: str) -> list[Path]:
         """Every file that a run writes."""
-        endings = ["alerts.jsonl", "alerts.csv", "alerts.vtt", "scores.csv", "run.json"]
-        return [self.path(e) for e in ([*endings, "overlay.mp4"] if video != "none" else endings)]
+        endings = ["alerts.jsonl", "alerts.csv", "alerts.vtt", "alerts.edl", "scores.csv"]
+        endings += ["run.json", "report.html", *(["overlay.mp4"] if video != "none" else [])]
+        return [self.path(ending) for ending in endings]
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +426,8 @@ class RunResult:
     files: OutputFiles
     frames: int = 0
     informative_frames: int = 0
+    uninformative: Counter[str] = field(default_factory=Counter)
+    """Frames by why they tell nothing; one may have several reasons."""
     first_s: float = 0.0
     last_s: float = 0.0
     wall_s: float = 0.0
@@ -456,7 +486,7 @@ def run(
             ) from error
         places = {file: results.place(file) for file in files.all(options.video)}
         with ExitStack() as stack:
-            writers = [
+            writers: list[AlertWriter] = [
                 stack.enter_context(kind(places[files.path(ending)], time_base=source.time_base))
                 for kind, ending in (
                     (AlertsJsonl, "alerts.jsonl"),
@@ -464,6 +494,13 @@ def run(
                     (AlertsVtt, "alerts.vtt"),
                 )
             ]
+            edl = AlertsEdl(
+                places[files.path("alerts.edl")],
+                time_base=source.time_base,
+                rate=source.average_rate,
+                clip=path.name,
+            )
+            writers.append(stack.enter_context(edl))
             scores = stack.enter_context(
                 ScoresCsv(places[files.path("scores.csv")], parts=bundle.parts)
             )
@@ -478,6 +515,7 @@ def run(
                 scores.write(result.frames, frame.pts, seconds, fused, state, scored.parts)
                 result.frames += 1
                 result.informative_frames += fused.informative
+                result.uninformative.update(fused.quality)
                 result.last_s = seconds
                 on_progress(
                     Progress(
@@ -495,6 +533,7 @@ def run(
                     writer.write(alert)
                 on_alert(alert, source)
 
+            gallery = Gallery(start_s=float(source.first_pts * source.time_base), heated=with_heat)
             analyse(
                 _route(source, bundle, scorer, options.batch, stopped, watch),
                 fuser=make_fuser(bundle),
@@ -504,6 +543,7 @@ def run(
                 on_frame=frame_done,
                 on_alert=alert_closed,
                 watch=watch,
+                gallery=gallery,
             )
             result.interrupted = stopped()
             result.warnings = source.problems.sentences()
@@ -528,6 +568,13 @@ def run(
             "encoder_note": "" if sink is None else sink.encoder_note,
         }
         write_audit(places[files.path("run.json")], record)
+        write_page(
+            places[files.path("report.html")],
+            record,
+            result.alerts,
+            gallery,
+            video=places.get(files.path("overlay.mp4")),
+        )
     return result
 
 
@@ -708,9 +755,13 @@ def _record(
         "counts": {
             "frames": result.frames,
             "informative_frames": result.informative_frames,
+            "uninformative_by_reason": {
+                reason: result.uninformative[reason] for reason in QUALITY_FLAGS
+            },
             "alerts": len(result.alerts),
             **source.problems.as_dict(),
         },
+        "stream": {"first_s": result.first_s, "last_s": result.last_s},
         "warnings": result.warnings,
         "interrupted": result.interrupted,
         "outputs": [file.name for file in result.files.all(options.video)],

@@ -20,6 +20,7 @@ import numpy as np
 
 from ccdstream.frames import View
 
+FLAGS = ("blurred", "washed_out", "too_dark", "out_of_body", "mostly_invalid")
 MEASURES = ("sharpness", "evenness", "brightness", "contrast", "haze", "glare", "redness")
 
 _GLARE_LUMA = 215

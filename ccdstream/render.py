@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 
 from ccdstream.frames import Colour, FieldOfView, Frame, Fused
+from ccdstream.history import STATES as STATES
+from ccdstream.history import History, on_scale
 from ccdstream.paint import (
     Box,
     Canvas,
@@ -36,9 +38,6 @@ from ccdstream.timecode import timecode
 
 RESEARCH_TEXT = "Research use only - not a medical device"
 LEGEND_TEXT = "Colour: unusual against normal training frames"
-
-STATES = ("UNCLEAR", "NORMAL", "WATCH", "ALERT")
-"""From harmless to grave: where several frames share a column, the gravest shows."""
 
 STATE_COLOURS: dict[str, Rgb] = {
     "UNCLEAR": (134, 140, 146),
@@ -72,17 +71,9 @@ CONTOUR_AT = 0.998
 """Calibrated heat along which a thin line runs."""
 CONTOUR_OPACITY = 0.55
 
-SCALE_DECADES = 3.0
-"""Scores are shown as -log10(1 - score), up to this: 0.9, 0.99 and 0.999 stand at equal steps. On a
-straight scale all that matters would be the topmost pixel."""
-
 PANEL_OPACITY = 0.55
 SMALLEST_TEXT_PX = 9
 """Text that ought to be smaller is drawn at this size where it fits, else left out."""
-UNKNOWN_SPAN_S = 30.0
-"""What the time line spans at first where the duration is not known; doubled when it is full."""
-HISTORY_GAP_S = 1.0
-"""A longer time without frames stays empty in the time line."""
 
 
 class Overlay:
@@ -247,7 +238,7 @@ class Overlay:
         canvas = self._foot.copy()
         state = self._history.state
         # an unclear frame has no score of its own: a stub says that time passed
-        share = np.where(state == 0, 0.2, _on_scale(self._history.score))
+        share = np.where(state == 0, 0.2, on_scale(self._history.score))
         tall = np.where(state >= 0, np.maximum(np.rint(share * height), 1), 0)  # [width]
         filled = height - np.arange(height)[:, None] <= tall  # [height, width]
         for number, name in enumerate(STATES):
@@ -275,55 +266,25 @@ class Overlay:
         return self._yuv[STATE_COLOURS[state]]
 
 
+def with_heat(frame: Frame, field: FieldOfView, heat: np.ndarray) -> Frame:
+    """The frame with its heatmap and nothing else, for a still picture.
+
+    Args:
+        frame: left as it is.
+        field: where the field of view lies in it.
+        heat: float32 [h, w] over the field of view, calibrated; NaN where invalid.
+    """
+    yuv = {rgb: yuv_of(np.array(rgb), frame.colour) for rgb in STATE_COLOURS.values()}
+    inside = _OutlinePainter(frame.size, 1, yuv).inside(field)
+    return _blended(frame, _HeatPainter(frame.size, frame.colour).layers(heat, field, inside))
+
+
 def _blended(frame: Frame, layers: Sequence[Mark]) -> Frame:
     """A copy of the frame with the layers on it."""
     y, u, v = frame.y.copy(), frame.u.copy(), frame.v.copy()
     for layer in layers:
         layer.blend(y, u, v)
     return replace(frame, y=y, u=u, v=v)
-
-
-class History:
-    """Scores and states over time in a fixed number of columns, however long the video is.
-
-    A column holds the highest score and the gravest state of the frames that share it. When time
-    passes the right end, pairs of columns become one and the span doubles.
-    """
-
-    def __init__(self, columns: int, *, start_s: float, span_s: float | None) -> None:
-        self.score = np.zeros(columns, np.float32)
-        """[columns], 0 where no frame was."""
-        self.state = np.full(columns, -1, np.int8)
-        """[columns], index into STATES, or -1 where no frame was."""
-        self.span_s = span_s if span_s is not None and span_s > 0 else UNKNOWN_SPAN_S
-        """Stream time from the left end to the right."""
-        self.now = 0
-        """Column of the last frame."""
-        self._start_s = start_s
-        self._last_s: float | None = None
-
-    def add(self, seconds: float, score: float, state: str) -> None:
-        """Enter the next frame. It also fills the columns since the one before, but not a gap."""
-        count = len(self.state)
-        offset_s = max(seconds - self._start_s, 0.0)
-        # a container's duration may leave out the last frame: half a column is no reason to rescale
-        while offset_s > self.span_s * (1 + 0.5 / count):
-            self._halve()
-        now = min(int(offset_s / self.span_s * count), count - 1)
-        first = now
-        if self._last_s is not None and 0 <= seconds - self._last_s <= HISTORY_GAP_S:
-            first = min(self.now + 1, now)
-        columns = slice(first, now + 1)
-        self.score[columns] = np.maximum(self.score[columns], score)
-        self.state[columns] = np.maximum(self.state[columns], STATES.index(state))
-        self.now, self._last_s = now, seconds
-
-    def _halve(self) -> None:
-        """Let the same columns span twice the time."""
-        self.score = _pairs(self.score, 0)
-        self.state = _pairs(self.state, -1)
-        self.span_s *= 2
-        self.now //= 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -530,20 +491,5 @@ def _finer(cells: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return cv2.blur(cv2.resize(cells, grid, interpolation=cv2.INTER_LINEAR), (3, 3))
 
 
-def _on_scale(score: np.ndarray) -> np.ndarray:
-    """Place on the score scales, in [0, 1]."""
-    decades = -np.log10(np.maximum(1.0 - score, 10.0**-SCALE_DECADES))
-    place: np.ndarray = np.clip(decades / SCALE_DECADES, 0.0, 1.0)
-    return place
-
-
 def _height(score: float) -> float:
-    return float(_on_scale(np.array(score)))
-
-
-def _pairs(columns: np.ndarray, empty: int) -> np.ndarray:
-    """The larger of each pair of columns, then as many empty ones."""
-    count = len(columns)
-    padded = np.append(columns, np.full(count % 2, empty, columns.dtype))
-    halved = padded.reshape(-1, 2).max(axis=1)
-    return np.append(halved, np.full(count - len(halved), empty, columns.dtype))
+    return float(on_scale(np.array(score)))

@@ -52,7 +52,8 @@ def everything_in(folder: Path) -> set[str]:
 
 def results_of(stem: str, *, video: bool = True) -> set[str]:
     """The files that a run leaves for a recording."""
-    endings = ["alerts.jsonl", "alerts.csv", "alerts.vtt", "scores.csv", "run.json"]
+    endings = ["alerts.jsonl", "alerts.csv", "alerts.vtt", "alerts.edl", "scores.csv"]
+    endings += ["run.json", "report.html"]
     return {f"{stem}.{ending}" for ending in (*endings, *["overlay.mp4"] * video)}
 
 

@@ -92,8 +92,8 @@ def test_results_lie_in_a_folder_named_after_the_recording(
     assert said[2:-1] == [
         f"  case12.ccdstream/{name}"
         for name in (
-            *("case12.alerts.jsonl", "case12.alerts.csv", "case12.alerts.vtt"),
-            *("case12.scores.csv", "case12.run.json", "case12.overlay.mp4"),
+            *("case12.alerts.jsonl", "case12.alerts.csv", "case12.alerts.vtt", "case12.alerts.edl"),
+            *("case12.scores.csv", "case12.run.json", "case12.report.html", "case12.overlay.mp4"),
         )
     ]
     assert said[-1] == NOTICE
@@ -216,11 +216,11 @@ def test_two_recordings_that_would_write_the_same_results_are_refused(
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Every result but run.json, which holds times."""
+    """Every result but run.json and the page of it, which hold times."""
     return {
         name: (folder / name).read_bytes()
         for name in everything_in(folder)
-        if not name.endswith("run.json")
+        if not name.endswith(("run.json", "report.html"))
     }
 
 
@@ -730,7 +730,7 @@ def test_a_name_is_only_a_name(run: Callable[..., Any], here: Path, name: str) -
     stem = Path(name).stem
     results = {f"{stem}.ccdstream/{file}" for file in results_of(stem)}
     assert everything_in(here) - before == results
-    assert len(result.stderr.splitlines()) == 9  # as for any other name
+    assert len(result.stderr.splitlines()) == 11  # as for any other name
     assert len(result.stdout.splitlines()) == 1
     record = json.loads((here / f"{stem}.ccdstream/{stem}.run.json").read_text("utf-8"))
     assert record["counts"]["frames"] == 12

@@ -167,6 +167,11 @@ def test_wheel_and_sdist_carry_every_file_of_both_bundles_and_of_the_page(tmp_pa
     page = ROOT / "ccdstream" / "live" / "page"
     wanted |= {f"ccdstream/live/page/{path.name}" for path in page.iterdir()}
     assert "ccdstream/live/page/index.html" in wanted
+    report = ROOT / "ccdstream" / "report"
+    kept = [*report.glob("page.*s*"), *report.glob("schemas/*.json")]
+    wanted |= {str(path.relative_to(ROOT)) for path in kept}
+    assert {"ccdstream/report/page.css", "ccdstream/report/page.js"} <= wanted
+    assert "ccdstream/report/schemas/run-1.json" in wanted
     for file in (*wanted, "trainer/__init__.py", "LICENSE", "NOTICE"):
         (tree / file).parent.mkdir(parents=True, exist_ok=True)
         (tree / file).write_text(file)

@@ -528,8 +528,10 @@ def test_results_are_named_after_the_recording() -> None:
         "case.12.alerts.jsonl",
         "case.12.alerts.csv",
         "case.12.alerts.vtt",
+        "case.12.alerts.edl",
         "case.12.scores.csv",
         "case.12.run.json",
+        "case.12.report.html",
     ]
     assert files.all("overlay")[-1].name == "case.12.overlay.mp4"
 

@@ -16,6 +16,7 @@ from ccdstream.frames import Fused
 from ccdstream.report.alerts import (
     CSV_COLUMNS,
     AlertsCsv,
+    AlertsEdl,
     AlertsJsonl,
     AlertsVtt,
     AlertWriter,
@@ -177,6 +178,34 @@ def test_title_says_where(clock: int | str | None, words: str) -> None:
 
 def test_title_never_rounds_a_score_up_to_one() -> None:
     assert alert_title(replace(ALERT, peak_score=0.99999)).endswith("peak 0.999")
+
+
+@pytest.mark.parametrize(
+    ("rate", "pts", "first", "end"),
+    [
+        # 1/90000 s a tick: frames 25 to 74 at 25 a second, the out point after the last
+        (Fraction(25), (90_000, 266_400), "00:00:01:00", "00:00:03:00"),
+        (Fraction(30), (0, 0), "00:00:00:00", "00:00:00:01"),
+        # an hour by the clock is 3.6 s less in timecode without drop frames
+        (Fraction(30000, 1001), (324_000_000, 324_000_000), "00:59:56:12", "00:59:56:13"),
+        (Fraction(25), (-900_000, -90_000), "00:00:00:00", "00:00:00:01"),
+    ],
+)
+def test_edl_events_name_the_frames_and_end_after_the_last(
+    tmp_path: Path, rate: Fraction, pts: tuple[int, int], first: str, end: str
+) -> None:
+    alert = replace(
+        ALERT, number=7, start_pts=pts[0], start_s=pts[0] / 90_000, end_pts=pts[1],
+        end_s=pts[1] / 90_000,
+    )  # fmt: skip
+    writer = AlertsEdl(
+        tmp_path / "a.edl", time_base=Fraction(1, 90_000), rate=rate, clip="Käse\n1.mp4"
+    )
+    title, mode, blank, event, clip, locator = write_alerts(writer, alert).splitlines()
+    assert (title, mode, blank) == ("TITLE: K_se_1.mp4", "FCM: NON-DROP FRAME", "")
+    assert event.split() == ["007", "AX", "V", "C", first, end, first, end]
+    assert clip == "* FROM CLIP NAME: K_se_1.mp4"
+    assert locator.startswith(f"* LOC: {first} RED     Alert 7: unusual against normal training")
 
 
 @pytest.mark.parametrize("writer", [AlertsJsonl, AlertsCsv, AlertsVtt])

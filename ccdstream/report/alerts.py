@@ -1,4 +1,4 @@
-"""Alerts -> alerts.jsonl, alerts.csv and alerts.vtt: for programs, spreadsheets and players.
+"""Alerts -> alerts.jsonl, .csv, .vtt and .edl: for programs, spreadsheets, players and editors.
 
 `case12.alerts.jsonl` holds one JSON object a line, of schema "ccdstream.alert/1":
 
@@ -20,7 +20,9 @@
     start_wall, end_wall, peak_wall          of a live session: the wall clock, ISO 8601 with offset
 
 alerts.csv has the same fields as columns, the box as x, y, width and height, empty cells for null,
-and no schema, finding and wall clock. alerts.vtt has one WebVTT cue an alert.
+and no schema, finding and wall clock. alerts.vtt has one WebVTT cue an alert,
+alerts.edl one event.
+`schemas/alert-1.json` describes the lines as JSON Schema.
 """
 
 import csv
@@ -231,3 +233,56 @@ class AlertsVtt(AlertWriter):
         end_s = max(round(alert.end_s, 3), start_s + 0.001)
         text = html.escape(" ".join(alert_title(alert).split()), quote=False)
         return f"\nalert-{alert.number}\n{timecode(start_s)} --> {timecode(end_s)}\n{text}\n"
+
+
+class AlertsEdl(AlertWriter):
+    """A CMX 3600 edit decision list, to lay the alerts out in a video editor.
+
+    One event an alert: source and record times alike, the out point after the last frame, and a
+    locator. Times count frames from stream time zero at the recording's average rate, without drop
+    frames; where frames are not evenly spaced that is only near.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        time_base: Fraction,
+        rate: Fraction,
+        clip: str,
+        overwrite: bool = False,
+    ) -> None:
+        """
+        Args:
+            path: final name of the file.
+            time_base: seconds per unit of pts.
+            rate: frames a second.
+            clip: name of the recording's file.
+            overwrite: replace an existing file.
+        """
+        super().__init__(path, time_base=time_base, overwrite=overwrite)
+        self._rate = rate
+        self._clip = _ascii(clip)
+        self.header = f"TITLE: {self._clip[:60]}\nFCM: NON-DROP FRAME\n"
+
+    def format(self, alert: AlertLike) -> str:
+        first = max(round(alert.start_pts * self._time_base * self._rate), 0)
+        end = max(round(alert.end_pts * self._time_base * self._rate), first) + 1
+        span = f"{self._time(first)} {self._time(end)}"
+        return (
+            f"\n{alert.number:03d}  AX       V     C        {span} {span}\n"
+            f"* FROM CLIP NAME: {self._clip}\n"
+            f"* LOC: {self._time(first)} RED     {_ascii(alert_title(alert))}\n"
+        )
+
+    def _time(self, frame: int) -> str:
+        """HH:MM:SS:FF of a frame by its number, at the next whole rate."""
+        seconds, frames = divmod(frame, max(math.ceil(self._rate), 1))
+        minutes, second = divmod(seconds, 60)
+        hours, minute = divmod(minutes, 60)
+        return f"{hours:02d}:{minute:02d}:{second:02d}:{frames:02d}"
+
+
+def _ascii(text: str) -> str:
+    """The text on one line, in the letters that every editor reads."""
+    return "".join(c if " " <= c <= "~" else "_" for c in text)

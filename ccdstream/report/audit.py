@@ -2,6 +2,7 @@
 
 The caller says what; this module makes the same record the same bytes: keys sorted, two spaces,
 values that JSON does not know in one written form, and the file whole or not there.
+`schemas/run-1.json` describes it as JSON Schema.
 """
 
 import json

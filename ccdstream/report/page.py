@@ -1,0 +1,710 @@
+"""A run for people -> report.html: one file that opens offline and asks the network for nothing.
+
+In: what run.json says, the alerts, and what `Gallery` collected. Pictures are data URIs; so is the
+overlay video where it is small, else the page plays the file beside it. A content security policy
+allows the page's own script and style, by hash, and no more. It computes no figure but shares and
+sums of what stands in run.json.
+
+Everything that comes from outside (file names, tags, warnings) is escaped.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from ccdstream.errors import OutputError, reason_of
+from ccdstream.history import SCALE_DECADES, STATES, History, on_scale
+from ccdstream.report.alerts import FINDING, AlertLike
+from ccdstream.report.audit import plain
+from ccdstream.report.files import printable, write_text
+from ccdstream.report.gallery import MOST_PEAKS, Gallery, Tile
+
+EMBED_BYTES = 8_000_000
+"""An overlay video up to this size is inside the page."""
+
+MEANING = f"Marks what is {FINDING}: a lesion perhaps, or stool, an instrument, another scope."
+SCORE_MEANING = (
+    "A score of 0.99 means that 99 % of the bundle's normal calibration frames score lower. It is "
+    "no probability of disease, and where there is no alert something may be all the same."
+)
+
+REASONS = {
+    "blurred": ("Blurred", "motion, or the lens on the wall"),
+    "washed_out": ("Washed out", "water or mist before the lens, or too much light"),
+    "too_dark": ("Too dark", "even the bright parts are dark"),
+    "out_of_body": ("Out of body", "not reddish"),
+    "mostly_invalid": ("Mostly hidden", "border, overlays and highlights leave too little"),
+}
+STATE_WORDS = {
+    "NORMAL": "nothing unusual",
+    "WATCH": "unusual, not yet for long enough",
+    "ALERT": "an alert is open",
+    "UNCLEAR": "the frame tells nothing: it neither opens nor closes an alert",
+}
+
+_PLOT_TOP, _PLOT_PX = 20, 110
+_STUB = 0.1
+"""How tall an unclear frame stands in the line: it has no score of its own."""
+_TICKS_S = (
+    *(0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400),
+    *(86400 * 10**k for k in range(10)),
+)
+_MOST_TICKS = 6
+_NUMBERED = 40
+"""Up to so many alerts have their number in the line: more would hide each other."""
+
+Run = Mapping[str, Any]
+
+
+def write_page(
+    path: Path,
+    run: Run,
+    alerts: Sequence[AlertLike],
+    gallery: Gallery,
+    *,
+    video: Path | None,
+    overwrite: bool = False,
+) -> None:
+    """Write the report of a run.
+
+    Args:
+        path: its final name is the page's; the video is looked for beside it.
+        run: what run.json says.
+        alerts: in order of time.
+        gallery: pictures and scores.
+        video: the whole overlay video; None where none was written.
+
+    Raises:
+        OutputError: the file exists or cannot be written, or the video cannot be read.
+    """
+    name = inside = None
+    if video is not None:
+        name = video.name
+        try:
+            if video.stat().st_size <= EMBED_BYTES:
+                inside = video.read_bytes()
+        except OSError as error:
+            raise OutputError(
+                f"cannot read {printable(video)}: {reason_of(error)}. "
+                "Choose another --output, or --video none."
+            ) from error
+    write_text(path, page(run, alerts, gallery, video=name, inside=inside), overwrite=overwrite)
+
+
+def page(
+    run: Run,
+    alerts: Sequence[AlertLike],
+    gallery: Gallery,
+    *,
+    video: str | None,
+    inside: bytes | None = None,
+) -> str:
+    """The report as HTML.
+
+    Args:
+        run: what run.json says.
+        alerts: in order of time.
+        gallery: pictures and scores.
+        video: name of the overlay video beside the page; None where there is none.
+        inside: the same video, to embed; None to play the one beside.
+    """
+    run = plain(run)
+    name = str(run["input"]["file"])
+    style = _text("page.css") + f":root {{ --aspect: {_aspect(run):.5f}; }}\n"
+    script = _text("page.js")
+    policy = (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        f"media-src data: 'self' file:; script-src {_hash(script)}; style-src {_hash(style)}"
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_safe(policy)}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="dark light">\n'
+        '<meta name="referrer" content="no-referrer">\n<meta name="robots" content="noindex">\n'
+        f"<title>{_safe(name)} - ccdstream report</title>\n<style>{style}</style>\n</head>\n"
+        f'<body data-video="{"yes" if video else "no"}">\n'
+        + _head(run, name)
+        + "<main>\n"
+        + _summary(run, alerts, gallery)
+        + _warnings(run)
+        + '<div class="watch">\n'
+        + _stage(run, alerts, gallery, video, inside)
+        + _cards(run, alerts, gallery)
+        + "</div>\n"
+        + _strip(gallery)
+        + '<div class="pair">\n'
+        + _quality(run)
+        + _legend(run)
+        + "</div>\n"
+        + _facts(run)
+        + f"</main>\n<footer><strong>{_safe(run['notice'])}</strong> Marks what is {FINDING}."
+        "</footer>\n"
+        f'<script type="application/json" id="data">{_data(run, alerts, gallery)}</script>\n'
+        f"<script>{script}</script>\n</body>\n</html>\n"
+    )
+
+
+# -- sections -------------------------------------------------------------------------------------
+
+
+def _head(run: Run, name: str) -> str:
+    return (
+        '<header>\n<p class="brand">ccdstream <span>report</span></p>\n'
+        f"<h1>{_safe(name)}</h1>\n"
+        f'<p class="notice"><strong>{_safe(run["notice"])}</strong> {_safe(MEANING)}</p>\n'
+        "</header>\n"
+    )
+
+
+def _summary(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
+    counts, stream = run["counts"], run["stream"]
+    length_s = max(stream["last_s"] - stream["first_s"], 0.0)
+    alert_s = math.fsum(max(alert.end_s - alert.start_s, 0.0) for alert in alerts)
+    frames = counts["frames"]
+    unclear = frames - counts["informative_frames"]
+    used = gallery.line.score[gallery.line.state > 0]
+    highest = _score(float(used.max())) if len(used) else "none"
+    tiles = (
+        ("Alerts", str(len(alerts)), ""),
+        ("Time in alert", _length(alert_s), _percent(alert_s, length_s)),
+        ("Highest score", highest, f"alerts open at {run['alert_rule']['enter']:g}"),
+        ("Analysed", _length(length_s), _counted(frames, "frame")),
+        ("Uninformative", _percent(unclear, frames), _counted(unclear, "frame")),
+    )
+    return (
+        '<dl class="summary">\n'
+        + "".join(
+            f"<div><dt>{_safe(what)}</dt><dd>{_safe(value)}"
+            + (f" <small>{_safe(more)}</small>" if more else "")
+            + "</dd></div>\n"
+            for what, value, more in tiles
+        )
+        + "</dl>\n"
+    )
+
+
+def _warnings(run: Run) -> str:
+    said = list(run["warnings"])
+    if run["interrupted"]:
+        said.insert(0, "the run was ended early: what comes after the last frame was not analysed")
+    if not said:
+        return ""
+    items = "".join(f"<li>{_safe(each)}</li>" for each in said)
+    return (
+        '<section class="warnings" aria-labelledby="warnings-title">\n'
+        f'<h2 id="warnings-title">{_counted(len(said), "warning")}</h2>\n<ul>{items}</ul>\n'
+        "</section>\n"
+    )
+
+
+def _stage(
+    run: Run,
+    alerts: Sequence[AlertLike],
+    gallery: Gallery,
+    video: str | None,
+    inside: bytes | None,
+) -> str:
+    player = ""
+    if video is not None:
+        # fsencode: a name may hold bytes that are no text
+        address = "./" + quote(os.fsencode(video))
+        sources = [] if inside is None else [_data_uri("video/mp4", inside)]
+        player = (
+            '<div class="screen">\n'
+            '<video id="video" controls playsinline preload="metadata" '
+            'aria-label="The recording with its overlay">'
+            + "".join(f'<source src="{source}" type="video/mp4">' for source in [*sources, address])
+            + "</video>\n"
+            f'<p id="lost" class="lost" hidden>The overlay video <b>{_safe(printable(Path(video)))}'
+            "</b> cannot be played. It belongs into the folder of this page.</p>\n</div>\n"
+            '<p id="short" class="short" hidden></p>\n'
+            '<div class="controls" role="group" aria-label="Playing">\n'
+            '<button type="button" id="previous">Previous alert <kbd>P</kbd></button>\n'
+            '<button type="button" id="next">Next alert <kbd>N</kbd></button>\n'
+            '<button type="button" id="play">Play or pause <kbd>space</kbd></button>\n'
+            '<button type="button" id="speed">Speed <b>1</b> <kbd>S</kbd></button>\n</div>\n'
+        )
+    return (
+        '<section class="stage" aria-label="Recording and score">\n'
+        + player
+        + '<div class="line">\n<h2>Score over time <span id="now" class="soft"></span></h2>\n'
+        + _line(run, alerts, gallery)
+        + "</div>\n</section>\n"
+    )
+
+
+def _line(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
+    """The score against time, as SVG: what is stretched lies in an inner drawing, text does not."""
+    used, span_s = _used(gallery.line)
+    state, start_s = gallery.line.state[:used], gallery.start_s
+    height = np.where(state == 0, _STUB, on_scale(gallery.line.score[:used]))
+
+    def across(seconds: float) -> float:
+        return min(max(100 * (seconds - start_s) / span_s, 0.0), 100.0)
+
+    def down(place: float) -> float:
+        return _PLOT_TOP + _PLOT_PX * (1 - place)
+
+    bars = "".join(
+        f'<path class="{name}" d="{_outline(height, state == number)}"/>'
+        for number, name in enumerate(STATES)
+        if (state == number).any()
+    )
+    scale = ""
+    for decade in range(1, int(SCALE_DECADES) + 1):
+        y = down(decade / SCALE_DECADES)
+        scale += (
+            f'<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="scale" x="4" y="{y + 11:.1f}">{1 - 10.0**-decade:.{decade}f}</text>'
+        )
+    enter = run["alert_rule"]["enter"]
+    y = down(float(on_scale(np.array(enter))))
+    marks = ""
+    for alert in alerts:
+        left, right = across(alert.start_s), across(alert.end_s)
+        number = f'<text x="{left:.3f}%" y="9" dx="2">{alert.number}</text>'
+        marks += (
+            f'<a href="#alert-{alert.number}" data-alert="{alert.number}">'
+            f"<title>Alert {alert.number}</title>"
+            f'<rect x="{left:.3f}%" y="0" height="12" rx="2" '
+            f'width="{max(right - left, 0.4):.3f}%"/>'
+            + (number if len(alerts) <= _NUMBERED else "")
+            + "</a>"
+        )
+    bottom = _PLOT_TOP + _PLOT_PX
+    ticks = ""
+    shown = _ticks(start_s, span_s)
+    digits = 1 if len(shown) > 1 and shown[1] - shown[0] < 1 else 0
+    for seconds in shown:
+        x = across(seconds)
+        anchor = "start" if x < 4 else "end" if x > 96 else "middle"
+        ticks += (
+            f'<line class="tick" x1="{x:.3f}%" x2="{x:.3f}%" y1="{bottom}" y2="{bottom + 5}"/>'
+            f'<text class="time" x="{x:.3f}%" y="{bottom + 18}" text-anchor="{anchor}">'
+            f"{_short(seconds, digits)}</text>"
+        )
+    return (
+        '<div class="plot" id="plot" role="slider" tabindex="0" aria-label="Time in the recording" '
+        'aria-valuemin="0" aria-valuemax="0" aria-valuenow="0">\n'
+        f'<svg width="100%" height="{bottom + 24}" aria-hidden="true">'
+        f'<rect class="back" x="0" y="{_PLOT_TOP}" width="100%" height="{_PLOT_PX}"/>'
+        f'<svg x="0" y="{_PLOT_TOP}" width="100%" height="{_PLOT_PX}" '
+        f'viewBox="0 0 {used} 1000" preserveAspectRatio="none">{bars}</svg>'
+        f'{scale}<line class="enter" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text class="enter-word" x="100%" dx="-4" y="{y - 4:.1f}" text-anchor="end">'
+        f"alerts open at {enter:g}</text>"
+        f'<g class="marks">{marks}</g>{ticks}'
+        f'<line id="hair" x1="0" x2="0" y1="{_PLOT_TOP}" y2="{bottom}"/>'
+        f'<line id="cursor" x1="0" x2="0" y1="14" y2="{bottom}"/></svg>\n'
+        '<p id="hover" class="hover" hidden></p>\n</div>\n'
+        '<p class="keys">Click or drag to go there. Keys: <kbd>&larr;</kbd> <kbd>&rarr;</kbd> '
+        "5 s, with <kbd>shift</kbd> 1 s; <kbd>,</kbd> <kbd>.</kbd> a frame; <kbd>N</kbd> "
+        "<kbd>P</kbd> next and previous alert.</p>\n"
+    )
+
+
+def _cards(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
+    rule = run["alert_rule"]
+    head = (
+        '<section class="alerts" aria-labelledby="alerts-title">\n'
+        f'<h2 id="alerts-title">{_counted(len(alerts), "alert") if alerts else "No alerts"}</h2>\n'
+    )
+    if not alerts:
+        return (
+            head + f'<p class="soft">Nothing stayed {FINDING}: no score reached '
+            f"{rule['enter']:g} for long enough. Something may be there all the same.</p>\n"
+            "</section>\n"
+        )
+    note = ""
+    if len(gallery.peaks) < len(alerts):
+        note = (
+            f'<p class="soft">Pictures are kept of the {MOST_PEAKS} alerts with the highest '
+            "peaks.</p>\n"
+        )
+    cards = "".join(_card(alert, rule, gallery) for alert in alerts)
+    return head + note + f'<ol id="alerts">\n{cards}</ol>\n</section>\n'
+
+
+def _card(alert: AlertLike, rule: Run, gallery: Gallery) -> str:
+    peak = gallery.peaks.get(alert.number)
+    pictures = ""
+    if peak is not None:
+        pictures = (
+            f'<button type="button" class="peak" data-seek="{alert.peak_s:.6f}" '
+            f'aria-label="Alert {alert.number}: show its peak">'
+            f'<img src="{_data_uri("image/jpeg", peak.plain)}" alt="The frame at its peak">'
+            f'<img src="{_data_uri("image/jpeg", peak.heat)}" alt="The same with its heatmap">'
+            "</button>\n"
+        )
+    length_s = alert.end_s - alert.start_s
+    lasted = f"for {_length(length_s)}" if alert.frames > 1 else "on a single frame"
+    gaps = f", gaps of up to {rule['merge_gap_s']:g} s aside" if alert.frames > 1 else ""
+    match alert.clock:
+        case None:
+            where, place = "no region stands out, the frame as a whole is unusual", "whole frame"
+        case "centre":
+            where, place = "most in the centre of the view", "centre"
+        case hour:
+            where, place = f"most at {hour} o'clock", f"{hour} o'clock"
+    why = (
+        f"The score reached {rule['enter']:g} and stayed at or above {rule['leave']:g} {lasted}"
+        f"{gaps}: {FINDING}, {where}."
+    )
+    seen = _counted(alert.frames, "frame")
+    if alert.informative_frames < alert.frames:
+        seen += f", {alert.informative_frames} informative"
+    facts = (
+        ("Peak", f"{_score(alert.peak_score)} at {_short(alert.peak_s, 2)}"),
+        ("Length", f"{_length(length_s)}, {seen}"),
+        ("Where", place),
+    )
+    return (
+        f'<li class="card" id="alert-{alert.number}">\n{pictures}<div class="said">\n'
+        f"<h3><b>{alert.number}</b> {_short(alert.start_s, 2)} to {_short(alert.end_s, 2)}"
+        f'<button type="button" class="go" data-seek="{alert.start_s:.6f}" data-play="yes">'
+        "Play</button></h3>\n<dl>"
+        + "".join(f"<div><dt>{what}</dt><dd>{_safe(value)}</dd></div>" for what, value in facts)
+        + f"</dl>\n<p>{_safe(why)}</p>\n</div>\n</li>\n"
+    )
+
+
+def _strip(gallery: Gallery) -> str:
+    digits = 1 if gallery.tile_s < 1 else 0
+    tiles = "".join(_tile(tile, digits) for tile in gallery.strip)
+    return (
+        '<section class="overview" aria-labelledby="overview-title">\n'
+        '<h2 id="overview-title">Overview</h2>\n'
+        f'<p class="soft">A picture every {gallery.tile_s:g} s. The bar under it is the highest '
+        "score of that stretch on the scale of the line above, in the colour of its gravest state."
+        f'</p>\n<ol id="strip">\n{tiles}</ol>\n</section>\n'
+    )
+
+
+def _tile(tile: Tile, digits: int) -> str:
+    place = float(on_scale(np.array(tile.score)))
+    at = _short(tile.seconds, 1)
+    score = _score(tile.score) if tile.score else "no score"
+    return (
+        f'<li class="tile {tile.state}"><button type="button" data-seek="{tile.seconds:.6f}" '
+        f'title="{at}, {tile.state}, {score}">'
+        f'<img src="{_data_uri("image/jpeg", tile.jpeg)}" alt="">'
+        '<svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="{tile.state}" width="{max(100 * place, 3):.1f}" height="1"/></svg>'
+        f"<span>{_short(tile.seconds, digits)}</span></button></li>\n"
+    )
+
+
+def _quality(run: Run) -> str:
+    counts = run["counts"]
+    frames, reasons = counts["frames"], counts["uninformative_by_reason"]
+    unclear = frames - counts["informative_frames"]
+    rows = _share_row("Uninformative", "for any reason", unclear, frames, "all")
+    for reason, number in sorted(reasons.items(), key=lambda item: -item[1]):
+        what, why = REASONS.get(reason, (reason.replace("_", " "), ""))
+        rows += _share_row(what, why, number, frames, "one")
+    return (
+        '<section aria-labelledby="quality-title">\n'
+        '<h2 id="quality-title">Uninformative frames</h2>\n'
+        '<p class="soft">Such frames neither open nor close an alert. One frame may have several '
+        f'reasons.</p>\n<table class="shares">\n<tbody>{rows}</tbody></table>\n</section>\n'
+    )
+
+
+def _share_row(what: str, why: str, number: int, frames: int, kind: str) -> str:
+    share = 100 * number / max(frames, 1)
+    return (
+        f'<tr class="{kind}"><th scope="row">{_safe(what)}<small>{_safe(why)}</small></th>'
+        f'<td class="share">{_percent(number, frames)}</td>'
+        '<td class="bar"><svg width="100%" height="10" aria-hidden="true">'
+        '<rect class="back" width="100%" height="10" rx="2"/>'
+        f'<rect class="UNCLEAR" width="{share:.2f}%" height="10" rx="2"/></svg></td>'
+        f'<td class="number">{number:,}</td></tr>'
+    )
+
+
+def _legend(run: Run) -> str:
+    states = "".join(
+        f'<div><dt><svg width="12" height="12" aria-hidden="true"><rect class="{name}" width="12" '
+        f'height="12" rx="2"/></svg> {name}</dt><dd>{_safe(STATE_WORDS[name])}</dd></div>'
+        for name in ("ALERT", "WATCH", "NORMAL", "UNCLEAR")
+    )
+    rule = run["alert_rule"]
+    return (
+        '<section class="legend" aria-labelledby="legend-title">\n'
+        f'<h2 id="legend-title">How to read it</h2>\n<dl>{states}</dl>\n'
+        '<p><svg class="ramp" viewBox="0 0 100 10" preserveAspectRatio="none" '
+        'aria-hidden="true"><defs><linearGradient id="ramp">'
+        '<stop offset="0" stop-color="#3c46e1"/><stop offset=".35" stop-color="#008cf0"/>'
+        '<stop offset=".7" stop-color="#00dcc8"/><stop offset="1" stop-color="#8cff6e"/>'
+        '</linearGradient></defs><rect width="100" height="10" fill="url(#ramp)"/></svg> In '
+        "pictures, blue to green marks what is more unusual than 98 % to 99.98 % of normal "
+        f"pixels.</p>\n<p>{_safe(SCORE_MEANING)}</p>\n"
+        "<p>The score is smoothed over time, and the scale of the line grows with each nine: "
+        f"0.9, 0.99 and 0.999 stand at equal steps. An alert opens at {rule['enter']:g}, ends "
+        f"where the score was last at {rule['leave']:g} or above, and goes on if it opens again "
+        f"within {rule['merge_gap_s']:g} s.</p>\n</section>\n"
+    )
+
+
+def _facts(run: Run) -> str:
+    source, model, engine = run["input"], run["model"], run["engine"]
+    rule, counts, timing = run["alert_rule"], run["counts"], run["timing"]
+    colour, made = source["colour"], run["video"]
+    stretch = [
+        f"{word} {_short(source[key], 2)}"
+        for word, key in (("from", "start_s"), ("to", "end_s"))
+        if source[key] is not None
+    ]
+    picture = f"{source['width']} x {source['height']}, {source['codec']}, {source['pix_fmt']}"
+    shape = [
+        f"pixels {source['sample_aspect_ratio']}" * (source["sample_aspect_ratio"] != "1/1"),
+        f"turned by {source['rotation_deg']} degrees" * bool(source["rotation_deg"]),
+        "mirrored" * bool(source["mirrored"]),
+        "interlaced" * bool(source["interlaced"]),
+    ]
+    colours = (
+        f"{colour['matrix']}, {'full' if colour['full_range'] else 'limited'} range"
+        + ", assumed: the file does not say" * bool(colour["assumed"])
+    )
+    troubles = [
+        f"{name.replace('_', ' ')}: {value if value is not True else 'yes'}"
+        for name, value in counts.items()
+        if value
+        and name
+        not in ("frames", "informative_frames", "uninformative_by_reason", "alerts", "decoded")
+    ]
+    groups = (
+        (
+            "Recording",
+            (
+                ("File", source["file"]),
+                ("Size", f"{source['bytes']:,} bytes"),
+                ("SHA-256", source["sha256"]),
+                ("Format", source["format"]),
+                ("Picture", ", ".join([picture, *filter(None, shape)])),
+                ("Rate", f"{_rate(source['average_rate'])}, time base {source['time_base']}"),
+                ("Colours", colours),
+                ("Stretch", ", ".join(stretch) or "all of it"),
+            ),
+        ),
+        (
+            "Model",
+            (
+                ("Id", model["id"]),
+                ("Name", model["name"]),
+                ("Commit", model["commit"]),
+                *(
+                    (f"{name} SHA-256", each.get("sha256", ""))
+                    for name, each in sorted(model["files"].items())
+                ),
+                ("Engine", f"{engine['name']} on {engine['device']}"),
+                ("Why this engine", engine["taken"]),
+            ),
+        ),
+        (
+            "Alert rule",
+            (
+                ("Opens at", f"{rule['enter']:g}"),
+                ("Ends below", f"{rule['leave']:g}"),
+                ("Least length", f"{rule['min_duration_s']:g} s"),
+                ("Goes on within", f"{rule['merge_gap_s']:g} s"),
+                ("None opens for", f"{rule['refractory_s']:g} s after one"),
+                ("Smoothing", f"{rule['time_constant_s']:g} s"),
+            ),
+        ),
+        (
+            "Counts",
+            (
+                ("Frames", f"{counts['frames']:,}"),
+                ("Informative", f"{counts['informative_frames']:,}"),
+                ("Alerts", f"{counts['alerts']:,}"),
+                ("Trouble in the file", "; ".join(troubles) or "none"),
+                ("Ended early", "yes" if run["interrupted"] else "no"),
+            ),
+        ),
+        (
+            "Timing",
+            (
+                ("Whole run", f"{timing['wall_s']:.1f} s, {timing['frames_per_s']:.1f} frames/s"),
+                *(
+                    (f"Stage {stage}", f"{seconds:.1f} s")
+                    for stage, seconds in timing["stage_s"].items()
+                ),
+                ("Note", timing["note"]),
+                ("Decoder", "; ".join([made["decoder"], *made["decoder_notes"]])),
+                (
+                    "Encoder",
+                    "; ".join(
+                        filter(None, [made["encoder"] or "no video written", made["encoder_note"]])
+                    ),
+                ),
+            ),
+        ),
+        (
+            "Software",
+            (
+                ("ccdstream", run["ccdstream"]),
+                *((name, str(value)) for name, value in run["versions"].items() if value),
+                ("Results", ", ".join(run["outputs"])),
+            ),
+        ),
+    )
+    return (
+        '<section class="facts" aria-labelledby="facts-title">\n'
+        '<h2 id="facts-title">Facts of the run</h2>\n<div class="groups">\n'
+        + "".join(
+            f"<div><h3>{title}</h3>\n<dl>"
+            + "".join(
+                f"<div><dt>{_safe(what)}</dt><dd>{_safe(str(value))}</dd></div>"
+                for what, value in rows
+            )
+            + "</dl></div>\n"
+            for title, rows in groups
+        )
+        + "</div>\n</section>\n"
+    )
+
+
+# -- the line -------------------------------------------------------------------------------------
+
+
+def _used(line: History) -> tuple[int, float]:
+    """Columns of the line up to the last frame, at least 1, and the stream time that they span."""
+    used = line.now + 1
+    return used, used * line.span_s / len(line.state)
+
+
+def _outline(height: np.ndarray, shown: np.ndarray) -> str:
+    """The path around the columns that are shown, for a drawing 1000 high.
+
+    Args:
+        height: float [columns], in [0, 1].
+        shown: bool [columns].
+    """
+    tops = np.rint(1000 * (1 - height)).astype(int).tolist()
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], shown, [False]]).astype(np.int8)))
+    path = []
+    for first, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        path.append(f"M{first} 1000")
+        column = first
+        while column < end:
+            after = column + 1
+            while after < end and tops[after] == tops[column]:
+                after += 1
+            path.append(f"V{min(tops[column], 990)}H{after}")
+            column = after
+        path.append("V1000Z")
+    return "".join(path)
+
+
+def _ticks(start_s: float, span_s: float) -> list[float]:
+    """Round stream times within the span."""
+    step = next((each for each in _TICKS_S if span_s / each <= _MOST_TICKS), _TICKS_S[-1])
+    first = math.ceil(start_s / step - 1e-9)
+    count = min(int((start_s + span_s) / step + 1e-9) - first + 1, _MOST_TICKS + 2)
+    return [step * (first + k) for k in range(max(count, 0))]
+
+
+def _data(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
+    """What the script needs, as JSON that cannot end its element."""
+    line = gallery.line
+    used, span_s = _used(line)
+    data = {
+        "start": gallery.start_s,
+        "end": run["stream"]["last_s"],
+        "span": span_s,
+        "offset": run["overlay_offset_s"],
+        # in ten thousandths, cut: a score is never shown as 1
+        "score": [int(10_000 * value) for value in line.score[:used].tolist()],
+        "state": "".join("-" if each < 0 else str(each) for each in line.state[:used].tolist()),
+        "states": STATES,
+        "alerts": [[a.number, a.start_s, a.end_s, a.peak_s] for a in alerts],
+        "frame": _frame_s(run),
+    }
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("&", "\\u0026")
+
+
+def _frame_s(run: Run) -> float:
+    """How long a frame lasts on average, to step by."""
+    stream, frames = run["stream"], run["counts"]["frames"]
+    length_s = float(stream["last_s"] - stream["first_s"])
+    return length_s / (frames - 1) if frames > 1 and length_s > 0 else 0.04
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+def _text(name: str) -> str:
+    return (files("ccdstream.report") / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _aspect(run: Run) -> float:
+    """Width over height of the picture as it is to be shown."""
+    source = run["input"]
+    numerator, _, denominator = str(source["sample_aspect_ratio"] or "1/1").partition("/")
+    ratio = int(numerator) / int(denominator or 1) if int(denominator or 1) else 1.0
+    aspect = float(source["width"] / source["height"] * (ratio or 1.0))
+    return min(max(aspect, 0.2), 5.0)
+
+
+def _safe(text: str) -> str:
+    return html.escape(text)
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole > 0 else "-"
+
+
+def _score(score: float) -> str:
+    """Cut, not rounded: a score is never shown as 1."""
+    return f"{math.floor(score * 1000) / 1000:.3f}"
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds:.1f}\u00a0s" if seconds < 60 else _short(seconds)
+
+
+def _short(seconds: float, digits: int = 0) -> str:
+    """Stream time as M:SS or H:MM:SS, cut, with so many digits of the second."""
+    scale = 10**digits
+    units = math.floor(abs(seconds) * scale + 1e-6)
+    whole, fraction = divmod(units, scale)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    text = f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+    return (
+        ("-" if seconds < 0 and units else "") + text + (f".{fraction:0{digits}d}" * bool(digits))
+    )
+
+
+def _rate(rate: Any) -> str:
+    """Frames a second, of "numerator/denominator"."""
+    numerator, _, denominator = str(rate).partition("/")
+    if not numerator.isdigit() or int(denominator or 1) == 0:
+        return "rate unknown"
+    return f"{int(numerator) / int(denominator or 1):.3f}".rstrip("0").rstrip(".") + " frames/s"
