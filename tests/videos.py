@@ -4,7 +4,9 @@ Frame k of `make_video` is one flat grey, `level(k)`, so that a test can say whi
 (`index_of`). A test that looks at pixels gives its own pictures.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from random import Random
@@ -52,6 +54,20 @@ def picture(planes: Planes) -> av.VideoFrame:
     return frame
 
 
+@contextmanager
+def _usual_priority() -> Iterator[None]:
+    """Undo what SVT-AV1 does for root: it gives the thread that opens it, and all that this starts
+    later, priority over every other program."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
 def make_video(
     path: Path,
     *,
@@ -87,7 +103,7 @@ def make_video(
     """
     pts = range(frames) if pts is None else pts
     quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
-    with av.open(str(path), "w", format=format) as container:
+    with _usual_priority(), av.open(str(path), "w", format=format) as container:
         container.metadata.update(metadata or {})
         art = _add_cover(container) if cover else None
         stream = container.add_stream(codec, rate=rate, options={**quiet, **(options or {})})
