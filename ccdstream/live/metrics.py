@@ -137,7 +137,8 @@ def _families(board: Board) -> "Iterator[Metric]":
     yield dropped
 
     delay = GaugeMetricFamily(
-        prefix + "delay_seconds", "Delay by stage; quantile 1 is the largest.",
+        prefix + "delay_seconds",
+        "Delay by stage; quantile 1 is the largest.",
         labels=["stage", "quantile"],
     )
     for name, seconds in counters.items():
@@ -157,16 +158,19 @@ def _families(board: Board) -> "Iterator[Metric]":
         prefix + "watchers", "Browsers that watch.", value=counters.get(WATCHERS, 0.0)
     )
     yield GaugeMetricFamily(
-        prefix + "recording", "1 while a recording is written.",
+        prefix + "recording",
+        "1 while a recording is written.",
         value=float(bool(facts.get("recording")) and not facts.get("recording_failed")),
     )
     shown = board.shown
     if shown is not None and shown.frame is not None:
         yield GaugeMetricFamily(
-            prefix + "picture_age_seconds", "Time since the capture of the latest picture.",
+            prefix + "picture_age_seconds",
+            "Time since the capture of the latest picture.",
             value=max(time.monotonic() - shown.captured_at_s, 0.0),
         )
     yield InfoMetricFamily(
-        prefix + "build", "What runs.",
+        prefix + "build",
+        "What runs.",
         value={"version": __version__, "model": str(facts.get("model", ""))},
     )
