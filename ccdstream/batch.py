@@ -617,13 +617,11 @@ class _Batch:
         why = str(event.error) if isinstance(event, Raised) else f"the process {event.how}"
         place = self._places.pop(worker)
         if self._opened is None:
-            raise (
-                event.error
-                if isinstance(event, Raised) and event.error
-                else EngineError(
-                    f"the model cannot be opened: {why}. Try another --engine; ccdstream doctor shows "
-                    "what is here."
-                )
+            if isinstance(event, Raised) and event.error is not None:
+                raise event.error
+            raise EngineError(
+                f"the model cannot be opened: {why}. Try another --engine; ccdstream doctor shows "
+                "what is here."
             )
         if place.gpu not in self._left_out:
             self._left_out.add(place.gpu)
