@@ -390,8 +390,8 @@ class Place:
     gpu: int = 0
     threads: int | None = None
     """Of a CPU; None for all."""
-    taken: tuple[str, str] | None = None
-    """(engine, device) that the first worker took, for the others; None for the first."""
+    first: bool = True
+    """Whether it is the first worker, which says what there is to say."""
 
 
 OpenModel = Callable[[Place], tuple[Bundle, SelectedEngine]]
@@ -400,7 +400,7 @@ OpenModel = Callable[[Place], tuple[Bundle, SelectedEngine]]
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What the first worker says of itself."""
+    """What a worker computes with."""
 
     engine: str
     device: str
@@ -582,7 +582,11 @@ class _Batch:
             case Ready():
                 if self._opened is None:
                     self._open_others(event.about, self._places[worker])
-                self._give(worker)
+                if event.about == self._opened:
+                    self._give(worker)
+                else:  # results must not depend on which worker had the recording
+                    self._workers.retire(worker)
+                    self._leave_out(worker, f"it would compute with {event.about.engine}")
             case Raised() | Died() if worker in self._places:  # not the end after an error told
                 self._not_opened(worker, event)
 
@@ -593,7 +597,7 @@ class _Batch:
         at_a_time = min(self._jobs or usual, len(self._waiting))
         self._watcher.opened(opened, at_a_time)
         for number in range(1, at_a_time):
-            self._start(Place(number % gpus, first.threads, (opened.engine, opened.device)))
+            self._start(Place(number % gpus, first.threads, first=False))
 
     def _give(self, worker: Worker) -> None:
         if not self._waiting or self._stopped():
@@ -607,15 +611,13 @@ class _Batch:
     def _replace(self, worker: Worker) -> None:
         place = self._places.pop(worker)
         if self._waiting and not self._stopped() and self._opened is not None:
-            taken = (self._opened.engine, self._opened.device)
-            self._start(Place(place.gpu, place.threads, taken))
+            self._start(replace(place, first=False))
 
     def _not_opened(self, worker: Worker, event: Raised | Died) -> None:
         """A worker could not open the model: nobody can if it is the first, else one fewer does."""
         if isinstance(event, Raised) and event.error is None:
             raise RuntimeError(f"in a worker process:\n{event.trace}")
         why = str(event.error) if isinstance(event, Raised) else f"the process {event.how}"
-        place = self._places.pop(worker)
         if self._opened is None:
             if isinstance(event, Raised) and event.error is not None:
                 raise event.error
@@ -623,7 +625,12 @@ class _Batch:
                 f"the model cannot be opened: {why}. Try another --engine; ccdstream doctor shows "
                 "what is here."
             )
+        self._leave_out(worker, why)
+
+    def _leave_out(self, worker: Worker, why: str) -> None:
+        place = self._places.pop(worker)
         if place.gpu not in self._left_out:
+            assert self._opened is not None, "the first is never left out"
             self._left_out.add(place.gpu)
             who = f"GPU {place.gpu}" if self._opened.device == "cuda" else "a worker"
             self._watcher.warn(f"warning: {who} is left out: {why}")

@@ -213,18 +213,15 @@ class _Choice:
     quiet: bool
 
     def __call__(self, place: "Place") -> "tuple[Bundle, SelectedEngine]":
-        engine, device = self.engine, self.device
-        if place.taken is not None:  # so that all compute alike
-            engine, device = EngineName(place.taken[0]), Device(place.taken[1])
         return open_model(
             self.model,
-            device,
-            engine,
+            self.device,
+            self.engine,
             self.precision,
             calibration=self.calibration,
             gpu=place.gpu,
             threads=place.threads,
-            quiet=self.quiet or place.taken is not None,
+            quiet=self.quiet or not place.first,
         )
 
     def results(self, bundle: "Bundle", options: "RunOptions") -> "Wanted":
