@@ -421,11 +421,10 @@ def test_several_at_a_time_leave_what_one_at_a_time_does(
     for name in ("b", "c", "z"):
         shutil.copy("case12.mp4" if name == "z" else "calm.mp4", f"{name}.mp4")
     names = ["case12.mp4", "calm.mp4", "b.mp4", "c.mp4", "z.mp4"]
-    one = run(*names, "-o", "one", "--quiet")
-    several = run(*names, "-o", "several", "--jobs", "3", "--json")
-    assert (one.exit_code, one.stderr, several.exit_code) == (0, "", 0)
+    one = run(*names, "-o", "one")
+    several = run(*names, "-o", "several", "--jobs", "3", "--json", "--quiet")
+    assert (one.exit_code, several.exit_code, several.stderr) == (0, 0, "")
     assert final(here / "several") == final(here / "one")
-    assert "on cpu, 3 recordings at a time" in several.stderr
     lines = [json.loads(line) for line in several.stdout.splitlines()]
     assert sorted(line["recording"] for line in lines) == ["case12.mp4", "z.mp4"]
     # each table stays in one piece, under its name
@@ -480,7 +479,7 @@ def test_plain_progress_is_one_line_for_all(
 class Deadly(ToyEngine):
     """Scores as the toy does, but no process outlives a very bright frame."""
 
-    DEADLY: ClassVar = {240: signal.SIGSEGV, 220: signal.SIGABRT, 200: signal.SIGKILL}
+    DEADLY: ClassVar = {220: signal.SIGSEGV, 190: signal.SIGABRT, 160: signal.SIGKILL}
 
     def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
         for luma, number in self.DEADLY.items():
@@ -756,8 +755,8 @@ def test_killed_at_five_moments_it_ends_in_the_files_of_an_undisturbed_run(
 ) -> None:
     """Each time the whole group, and after each time every file that has its name is whole."""
     (tmp_path / "in/deep").mkdir(parents=True)
-    for k in range(4):
-        bright_between(tmp_path / f"in/{k}.mp4", 5, 49, 150)
+    for k in range(3):
+        bright_between(tmp_path / f"in/{k}.mp4", 5, 49, 70)
         os.utime(tmp_path / f"in/{k}.mp4", (k, k))
     shutil.copy2(tmp_path / "in/0.mp4", tmp_path / "in/deep/0.mp4")
     shutil.copy2(shelf / "calm.mp4", tmp_path / "in/deep/calm.mp4")
@@ -788,7 +787,7 @@ def test_killed_at_five_moments_it_ends_in_the_files_of_an_undisturbed_run(
         for overlay in (tmp_path / "out").glob("**/[!.]*.overlay.mp4"):
             if not any(part.startswith(".") for part in overlay.relative_to(tmp_path).parts):
                 with av.open(overlay) as video:
-                    assert len(list(video.decode(video=0))) in (12, 150)
+                    assert len(list(video.decode(video=0))) in (12, 70)
     assert killed > 0
     with begin("out") as process:
         assert process.wait(300) == 0
