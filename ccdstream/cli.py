@@ -8,8 +8,8 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -51,12 +51,11 @@ from ccdstream.timecode import timecode
 
 if TYPE_CHECKING:
     from ccdstream.alert import Alert
+    from ccdstream.batch import Entry, Ledger, Opened, Place, Wanted
     from ccdstream.bundle import Bundle
     from ccdstream.decode import VideoSource
     from ccdstream.engine.select import SelectedEngine
-    from ccdstream.gpu.score import DeviceScorer
     from ccdstream.pipeline import OutputFiles, Progress, RunOptions, RunResult
-    from ccdstream.score import Scorer
     from trainer.runs import Progress as StageProgress
 
 app = typer.Typer(
@@ -70,18 +69,7 @@ app.add_typer(model_app, name="model")
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
 app.add_typer(data_app, name="data")
 
-VIDEO_SUFFIXES = frozenset({
-    ".3gp", ".asf", ".avi", ".dv", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg",
-    ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
-})  # fmt: skip
-"""Which files of a folder are recordings. A file that is named itself may be called anything."""
-
-OVERLAY_SUFFIX = ".overlay.mp4"
-"""What a run leaves, and so no recording of the folder that it lies in."""
-
-JOBS_PER_GPU = 2
-"""Recordings at a time on a GPU, so that one is at work while another is opened, or its last frames
-are written. More would share the same decoder, and one interpreter. Reasoned, not measured."""
+_STOPPING = "stopping: the files are being finished"
 
 
 class VideoOutput(StrEnum):
@@ -142,8 +130,16 @@ def run(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the results; default INPUT.ccdstream."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the results; default INPUT.ccdstream, and ccdstream-results of "
+            "several inputs.",
+        ),
     ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Look into the folders of a folder too.")
+    ] = False,
     model: Model = None,
     device: DeviceOption = Device.auto,
     engine: EngineOption = EngineName.auto,
@@ -167,175 +163,147 @@ def run(
             "-j",
             min=1,
             max=64,
-            help=f"Recordings at a time; default 1 on a CPU, {JOBS_PER_GPU} on each GPU.",
+            help="Recordings at a time; default 1 on a CPU, 2 on each GPU.",
         ),
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do again what is done, and replace its results.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Analyse recordings: overlay video, alerts and scores.
 
     Example: ccdstream run case12.mp4 -o results --json > alerts.jsonl
+
+    A folder, or several inputs, are a batch: each recording in a process of its own, results below
+    OUTPUT as the recordings lie below their folder, and batch.json there, which says what became
+    of each. The same command again does what is missing, changed (recording, model, options,
+    version of ccdstream), failed or interrupted, and leaves the rest alone; --overwrite does all
+    again.
+
+    One recording: results of the same recording, model and options are left alone, unfinished ones
+    are done again, and others are refused without --overwrite.
     """
     with command():
-        from ccdstream.pipeline import DEFAULT_BATCH, RunOptions, make_scorer
+        from ccdstream.batch import is_batch
+        from ccdstream.pipeline import RunOptions
 
         options = RunOptions(
             video.value, parse_time("--from", start), parse_time("--to", end), batch, overwrite
         )
         if None not in (options.start_s, options.end_s) and options.end_s <= options.start_s:  # type: ignore[operator]
             raise typer.BadParameter("--to must be later than --from.")
-        recordings, failed = _recordings(inputs)
-        tasks = _tasks(recordings, output)
-        if not tasks:
-            raise typer.Exit(1)
-        bundle, engine_of_gpu = _open_engines(
-            *(model, device, engine, precision),
-            most=min(jobs or len(tasks), len(tasks)),
-            calibration=calibration or (),
-            quiet=quiet,
+        choice = _Choice(model, device, engine, precision, tuple(calibration or ()), quiet)
+        if is_batch(inputs):
+            _run_batch(inputs, output, recursive, choice, options, jobs, as_json)
+        else:
+            _run_one(inputs[0], output, choice, options, as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The model as the user asks for it; opens it, also in a worker process."""
+
+    model: str | None
+    device: Device
+    engine: EngineName
+    precision: PrecisionName
+    calibration: tuple[Path, ...]
+    quiet: bool
+
+    def __call__(self, place: "Place") -> "tuple[Bundle, SelectedEngine]":
+        return open_model(
+            self.model,
+            self.device,
+            self.engine,
+            self.precision,
+            calibration=self.calibration,
+            gpu=place.gpu,
+            threads=place.threads,
+            quiet=self.quiet or not place.first,
         )
-        per_engine = JOBS_PER_GPU if engine_of_gpu[0].device == "cuda" else 1
-        at_a_time = min(jobs or per_engine * len(engine_of_gpu), len(tasks))
-        most = batch or DEFAULT_BATCH
-        analyses = [
-            _Analysis(
-                *(bundle, each, options, as_json, quiet),
-                make_scorer(each, recordings=at_a_time, most=most),
+
+    def results(self, bundle: "Bundle", options: "RunOptions") -> "Wanted":
+        """What results must be of to be left alone."""
+        from ccdstream.batch import Wanted
+
+        return Wanted(bundle, options, self.device.value, self.engine.value, self.precision.value)
+
+
+def _run_one(
+    path: Path,
+    output: Path | None,
+    choice: _Choice,
+    options: "RunOptions",
+    as_json: bool,
+) -> None:
+    """Analyse one recording, in this process."""
+    from ccdstream.batch import Job, Place, standing
+    from ccdstream.pipeline import OutputFiles
+    from ccdstream.report.files import sweep
+
+    files = OutputFiles(output or Path(f"{path.stem}.ccdstream"), path.stem)
+    if not options.overwrite and os.path.isdir(files.folder):
+        sweep(files.folder)
+        bundle = load_model(choice.model, quiet=True)
+        there = standing(Job(path, files, path.name), choice.results(bundle, options))
+        if there.state == "whole":
+            if not choice.quiet:
+                say(f"{show_path(path.name)} is done already: {show_path(files.path('run.json'))}")
+            return
+        if there.state == "unfinished":
+            options = replace(options, overwrite=True)
+    bundle, selected = choice(Place())
+    analysis = _Analysis(bundle, selected, options, as_json, choice.quiet)
+    with interrupts_end_input() as stopped:
+        analysis.run(path, files, stopped)
+        if stopped():
+            say("interrupted: what was analysed up to there is whole")
+            raise typer.Exit(130)
+
+
+def _run_batch(
+    inputs: Sequence[Path],
+    output: Path | None,
+    recursive: bool,
+    choice: _Choice,
+    options: "RunOptions",
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    from ccdstream.batch import find_jobs, run_batch
+    from ccdstream.pipeline import check_bundle
+
+    found = find_jobs(inputs, output, recursive=recursive)
+    bundle = load_model(choice.model, quiet=True)
+    check_bundle(bundle)
+    with interrupts_end_input() as stopped:
+        with progress("recording", choice.quiet) as bar:
+            watcher = _BatchWatcher(bar, bundle.model_id, len(found.jobs), as_json, choice.quiet)
+            ledger = run_batch(
+                found,
+                choice.results(bundle, options),
+                choice,
+                jobs=jobs,
+                watcher=watcher,
+                stopped=stopped,
+                gpus=_gpu_count,
             )
-            for each in engine_of_gpu
-        ]
-        with interrupts_end_input() as stopped:
-            workers = [analyses[k % len(analyses)] for k in range(at_a_time)]
-            failed |= _analyse_all(tasks, workers, stopped, quiet)
-            if stopped():
-                say("interrupted: what was analysed up to there is whole")
-                raise typer.Exit(130)
-        if failed:
-            raise typer.Exit(1)
-
-
-def _open_engines(
-    model: str | None,
-    device: Device,
-    engine: EngineName,
-    precision: PrecisionName,
-    *,
-    most: int,
-    calibration: Sequence[Path],
-    quiet: bool,
-) -> "tuple[Bundle, list[SelectedEngine]]":
-    """A bundle, and an engine for it on each GPU, or on the CPU; `most` of them.
-
-    A GPU beside the first that cannot be used is left out, with a word.
-    """
-    open_one = partial(open_model, model, precision=precision, calibration=calibration, quiet=quiet)
-    bundle, first = open_one(device, engine)
-    if first.device == "cpu":
-        return bundle, [first]
-    engines = [first]
-    for gpu in range(1, min(_gpu_count(), most)):
-        try:
-            engines.append(open_one(Device.cuda, EngineName(first.name), gpu=gpu)[1])
-        except EngineError as error:
-            say(f"warning: GPU {gpu} is left out: {error}")
-    return bundle, engines
+        if not choice.quiet:
+            say("\n".join(_summary(ledger)))
+            say(NOTICE)
+        if stopped():
+            say("interrupted: what was analysed up to there is whole")
+            raise typer.Exit(130)
+    if ledger.failed or len(found.jobs) == 0:
+        raise typer.Exit(1)
 
 
 def _gpu_count() -> int:
     from ccdstream.engine.gpu import find_gpus
 
     return len(find_gpus().found)
-
-
-def _analyse_all(
-    tasks: "Sequence[tuple[Path, OutputFiles]]",
-    workers: "Sequence[_Analysis]",
-    stopped: Callable[[], bool],
-    quiet: bool,
-) -> bool:
-    """Analyse recordings, as many at a time as there are workers; whether one failed."""
-    from ccdstream.workers import share_out
-
-    failed = False
-
-    def work(
-        analysis: _Analysis, task: "tuple[Path, OutputFiles]", go_on: Callable[[], None]
-    ) -> None:
-        nonlocal failed
-
-        def ends() -> bool:
-            go_on()
-            return stopped()
-
-        if ends():
-            return
-        with nullcontext(shared) if shared else _tally(1, quiet) as tally:
-            try:
-                analysis.run(*task, ends, tally, titled=len(tasks) > 1)
-            except CcdstreamError as error:
-                failed = True
-                tally.finish(task[0], partial(complain, error))
-
-    with _tally(len(tasks), quiet) if len(workers) > 1 else nullcontext() as shared:
-        share_out(tasks, [partial(work, analysis) for analysis in workers])
-    return failed
-
-
-def _recordings(inputs: Sequence[Path]) -> tuple[list[Path], bool]:
-    """The recordings that `inputs` name, and whether one of these names none."""
-    recordings: list[Path] = []
-    failed = False
-    for path in inputs:
-        try:
-            recordings += _videos_in(path) if os.path.isdir(path) else [path]
-        except VideoOpenError as error:
-            complain(error)
-            failed = True
-    return recordings, failed
-
-
-def _videos_in(folder: Path) -> list[Path]:
-    """The recordings directly in a folder, without hidden files and the overlays of past runs."""
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise VideoOpenError(
-            f"cannot look into the folder {show_path(folder)}: {error.strerror}. "
-            "Check that it may be read."
-        ) from error
-    videos = [
-        path
-        for path in entries
-        if path.suffix.lower() in VIDEO_SUFFIXES
-        and not path.name.startswith(".")
-        and not path.name.endswith(OVERLAY_SUFFIX)
-        and path.is_file()
-    ]
-    if not videos:
-        raise VideoOpenError(
-            f"no videos in the folder {show_path(folder)}. "
-            "Expected files such as .mp4, .mkv or .avi directly in it."
-        )
-    return videos
-
-
-def _tasks(recordings: Sequence[Path], output: Path | None) -> "list[tuple[Path, OutputFiles]]":
-    """Each recording with where its results go."""
-    from ccdstream.pipeline import OutputFiles
-
-    tasks = [(p, OutputFiles(output or Path(f"{p.stem}.ccdstream"), p.stem)) for p in recordings]
-    owner: dict[Path, Path] = {}
-    for path, files in tasks:
-        place = files.path("run.json")
-        if place in owner:
-            raise OutputError(
-                f"{show_path(owner[place])} and {show_path(path)} would write the same results. "
-                "Run them apart, with an --output each."
-            )
-        owner[place] = path
-    return tasks
 
 
 def _batch(text: str) -> tuple[int, int, int]:
@@ -350,125 +318,160 @@ def _batch(text: str) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Analysis:
-    """How every recording of a command is analysed, and what is said about it."""
+    """How one recording is analysed in this process, and what is said about it."""
 
     bundle: "Bundle"
     engine: "SelectedEngine"
     options: "RunOptions"
     as_json: bool
     quiet: bool
-    scorer: "Scorer | DeviceScorer"
 
-    def run(
-        self,
-        path: Path,
-        files: "OutputFiles",
-        stopped: Callable[[], bool],
-        tally: "_Tally",
-        *,
-        titled: bool = False,
-    ) -> None:
-        """Analyse one recording; `titled`: what is printed says which it belongs to."""
+    def run(self, path: Path, files: "OutputFiles", stopped: Callable[[], bool]) -> None:
+        """Analyse it."""
         from ccdstream import pipeline
         from ccdstream.report.alerts import alert_record
 
-        name = show_path(path.name)
         if not self.quiet:
-            taken = f"{name}: {self.bundle.model_id}, {self.engine.name} on {self.engine.device}"
-            tally.aside(lambda: say(taken))
+            say(
+                f"{show_path(path.name)}: {self.bundle.model_id}, {self.engine.name} on "
+                f"{self.engine.device}"
+            )
+        with progress("frame", self.quiet) as bar:
+            told = self.quiet
 
-        def on_progress(progress: "Progress") -> None:
-            tally.update(path, progress)
-            if stopped() and not self.quiet:
-                tally.stopping()
+            def on_progress(at: "Progress") -> None:
+                nonlocal told
+                bar.update(at.frames, at.frame_count_hint, f", {count(at.alerts, 'alert')}")
+                if not told and stopped():
+                    told = True
+                    bar.aside(lambda: say(_STOPPING))
 
-        def on_alert(alert: "Alert", source: "VideoSource") -> None:
-            if self.as_json:
-                line = {"recording": path.name, **alert_record(alert, source.time_base)}
-                tally.aside(lambda: tell(json.dumps(line, allow_nan=False)))
+            def on_alert(alert: "Alert", source: "VideoSource") -> None:
+                if self.as_json:
+                    record = alert_record(alert, source.time_base)
+                    bar.aside(lambda: tell(_alert_line(path.name, record)))
 
-        result = pipeline.run(
-            path,
-            files,
-            bundle=self.bundle,
-            engine=self.engine,
-            options=self.options,
-            scorer=self.scorer,
-            stopped=stopped,
-            on_progress=on_progress,
-            on_alert=on_alert,
-        )
-        tally.finish(path, lambda: self._tell_result(result, name, titled))
-
-    def _tell_result(self, result: "RunResult", name: str, titled: bool) -> None:
+            result = pipeline.run(
+                path,
+                files,
+                bundle=self.bundle,
+                engine=self.engine,
+                options=self.options,
+                stopped=stopped,
+                on_progress=on_progress,
+                on_alert=on_alert,
+            )
         for warning in result.warnings:
-            say(f"warning: {name}: {warning}")
+            say(f"warning: {show_path(path.name)}: {warning}")
         if self.quiet:
             return
-        uninformative = result.frames - result.informative_frames
-        say(
-            f"{f'{name}: ' if titled else ''}"
-            f"{count(result.frames, 'frame')} from {timecode(result.first_s)} to "
-            f"{timecode(result.last_s)}, {uninformative} of them uninformative; "
-            f"{result.frames / max(result.wall_s, 1e-9):.1f} frames/s"
-        )
+        say(_found_in(result))
         if not self.as_json:
-            if titled:
-                tell(name)
             tell("\n".join(alert_table(result.alerts)))
         for file in result.files.all(self.options.video):
             say(f"  {show_path(file)}")
         say(NOTICE)
 
 
-class _Tally:
-    """How far some recordings are, on one bar; their threads print one at a time."""
+def _found_in(result: "RunResult") -> str:
+    uninformative = result.frames - result.informative_frames
+    return (
+        f"{count(result.frames, 'frame')} from {timecode(result.first_s)} to "
+        f"{timecode(result.last_s)}, {uninformative} of them uninformative; "
+        f"{result.frames / max(result.wall_s, 1e-9):.1f} frames/s"
+    )
 
-    def __init__(self, bar: Bar, recordings: int) -> None:
-        from ccdstream.workers import one_at_a_time
 
+def _alert_line(recording: str, record: dict[str, Any]) -> str:
+    return json.dumps({"recording": recording, **record}, allow_nan=False)
+
+
+class _BatchWatcher:
+    """What is said of a batch while it is at work: a bar for all, and one for each that is."""
+
+    def __init__(self, bar: Bar, model: str, recordings: int, as_json: bool, quiet: bool) -> None:
         self._bar = bar
+        self._model = model
         self._recordings = recordings
-        self._alone = one_at_a_time()
-        self._latest: dict[Path, Progress] = {}
-        self._finished: set[Path] = set()
-        self._said_stopping = False
+        self._as_json = as_json
+        self._quiet = quiet
+        self._open: dict[str, Progress] = {}
+        self._frames = self._alerts = self._ended = 0
 
-    def update(self, path: Path, progress: "Progress") -> None:
-        """Take in how far a recording is."""
-        with self._alone:
-            self._latest[path] = progress
-            latest = self._latest.values()
-            hints = [each.frame_count_hint for each in latest if each.frame_count_hint is not None]
-            known = len(hints) == self._recordings
-            more = f", {count(sum(each.alerts for each in latest), 'alert')}"
-            if self._recordings > 1:
-                more += f", {len(self._finished)} of {self._recordings} recordings done"
-            done = sum(each.frames for each in latest)
-            self._bar.update(done, sum(hints) if known else None, more)
+    def opened(self, opened: "Opened", at_a_time: int) -> None:
+        if not self._quiet:
+            what = f"{self._model}, {opened.engine} on {opened.device}"
+            self.say(f"{what}, {count(at_a_time, 'recording')} at a time")
 
-    def aside(self, say: Callable[[], None]) -> None:
-        """Print something in one piece."""
-        with self._alone:
-            self._bar.aside(say)
+    def progressed(self, entry: "Entry", progress: "Progress") -> None:
+        self._open[entry.name] = progress
+        of = "" if progress.frame_count_hint is None else f" of {progress.frame_count_hint}"
+        done = f"{progress.frames}{of} frames, {count(progress.alerts, 'alert')}"
+        text = f"{show_path(entry.name)}: {done}"
+        self._bar.line(entry.name, progress.frames, progress.frame_count_hint, text)
+        self._show()
 
-    def finish(self, path: Path, say: Callable[[], None]) -> None:
-        """Print what there is to say of a recording that is done, or failed."""
-        self._finished.add(path)
-        self.aside(say)
+    def _show(self) -> None:
+        frames = self._frames + sum(each.frames for each in self._open.values())
+        alerts = self._alerts + sum(each.alerts for each in self._open.values())
+        text = f"{self._ended} of {count(self._recordings, 'recording')}, {count(frames, 'frame')}"
+        self._bar.show(self._ended, self._recordings, f"{text}, {count(alerts, 'alert')}")
+
+    def alert(self, entry: "Entry", record: dict[str, Any]) -> None:
+        if self._as_json:
+            self._bar.aside(lambda: tell(_alert_line(entry.name, record)))
+
+    def ended(self, entry: "Entry", result: "RunResult | None") -> None:
+        self._ended += entry.job is not None
+        self._open.pop(entry.name, None)
+        self._bar.drop(entry.name)
+        if result is not None:
+            self._frames += result.frames
+            self._alerts += len(result.alerts)
+            self._bar.aside(lambda: self._tell(entry, result))
+        elif entry.status in ("failed", "crashed"):
+            about = f"{show_path(entry.name)}: " if entry.status == "crashed" else ""
+            self._bar.aside(lambda: complain(CcdstreamError(f"{about}{entry.reason}")))
+        self._show()
+
+    def _tell(self, entry: "Entry", result: "RunResult") -> None:
+        name = show_path(entry.name)
+        for warning in result.warnings:
+            say(f"warning: {name}: {warning}")
+        if self._quiet:
+            return
+        say(f"{name}: {_found_in(result)}")
+        if not self._as_json:
+            tell("\n".join([name, *alert_table(result.alerts)]))
+
+    def warn(self, text: str) -> None:
+        self.say(text)
 
     def stopping(self) -> None:
-        """Say once that the input has ended."""
-        with self._alone:
-            if not self._said_stopping:
-                self._said_stopping = True
-                self._bar.aside(lambda: say("stopping: the files are being finished"))
+        if not self._quiet:
+            self.say(_STOPPING)
+
+    def say(self, text: str) -> None:
+        self._bar.aside(lambda: say(text))
 
 
-@contextmanager
-def _tally(recordings: int, quiet: bool) -> Iterator[_Tally]:
-    with progress("frame", quiet) as bar:
-        yield _Tally(bar, recordings)
+def _summary(ledger: "Ledger") -> list[str]:
+    """A table of what a batch did, and a line for all."""
+    lines = []
+    rows = [entry for entry in ledger.entries if entry.status != "already_done"]
+    if rows:
+        lines.append("status       frames  alerts  seconds  recording")
+    for entry in rows:
+        frames, alerts = (entry.counts.get(each, "") for each in ("frames", "alerts"))
+        seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
+        lines.append(
+            f"{entry.status:11s}  {frames:>6}  {alerts:>6}  {seconds:>7}  {show_path(entry.name)}"
+        )
+    number = ledger.count()
+    told = ["done", "already_done", "failed", "not_begun"]
+    told += [status for status in ("crashed", "interrupted") if number[status]]
+    counts = ", ".join(f"{number[status]} {status.replace('_', ' ')}" for status in told)
+    return [*lines, f"{counts}: {show_path(ledger.path)}"]
 
 
 app.command(no_args_is_help=True)(live)
@@ -571,7 +574,7 @@ def demo(
     """
     with command():
         from ccdstream.demo import truth_path
-        from ccdstream.pipeline import OutputFiles, RunOptions, make_scorer
+        from ccdstream.pipeline import OutputFiles, RunOptions
         from ccdstream.report.files import refuse_existing
 
         video, files = output / "sample.mp4", OutputFiles(output, "sample")
@@ -589,11 +592,9 @@ def demo(
         if not quiet:
             say(f"making {seconds:g} s of synthetic procedure: {show_path(video)}")
         _write_sample(video, seconds, seed, overwrite, quiet)
-        analysis = _Analysis(
-            bundle, engine, RunOptions(overwrite=overwrite), False, quiet, make_scorer(engine)
-        )
-        with interrupts_end_input() as stopped, _tally(1, quiet) as tally:
-            analysis.run(video, files, stopped, tally)
+        analysis = _Analysis(bundle, engine, RunOptions(overwrite=overwrite), False, quiet)
+        with interrupts_end_input() as stopped:
+            analysis.run(video, files, stopped)
             interrupted = stopped()
         if not quiet:
             say(
@@ -886,6 +887,7 @@ def _record(
 
 def _videos_to_measure(data: Path) -> list[Path]:
     """The recordings that `data` names; none where it is a folder of frames, or nothing."""
+    from ccdstream.batch import videos_in
     from ccdstream.errors import ImageError
     from ccdstream.stills import find_images
     from trainer.truth import find_truth
@@ -893,7 +895,7 @@ def _videos_to_measure(data: Path) -> list[Path]:
     if not os.path.isdir(data):
         return [data] if os.path.exists(data) else []
     try:
-        videos = [] if os.path.exists(data / "index.csv") else _videos_in(data)
+        videos = [] if os.path.exists(data / "index.csv") else videos_in(data)
     except VideoOpenError:
         return []
     if any(find_truth(video) for video in videos):

@@ -18,6 +18,8 @@ from ccdstream.errors import CcdstreamError, OutputError
 from ccdstream.timecode import parse_timecode, timecode
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from ccdstream.alert import Alert
     from ccdstream.bundle import Bundle
     from ccdstream.engine.select import SelectedEngine
@@ -164,6 +166,7 @@ def open_model(
     batch: tuple[int, int, int] = (1, 8, 32),
     calibration: Sequence[Path] = (),
     gpu: int = 0,
+    threads: int | None = None,
     quiet: bool = False,
 ) -> "tuple[Bundle, SelectedEngine]":
     """A bundle, and an engine that passed the gate for it, as the options ask."""
@@ -173,8 +176,7 @@ def open_model(
     from ccdstream.pipeline import check_bundle
     from ccdstream.stills import calibration_views, find_images
 
-    # what there is to say of the bundle, the first engine said
-    bundle = load_model(model, quiet=quiet or gpu > 0)
+    bundle = load_model(model, quiet=quiet)
     check_bundle(bundle)
     views = reference = trusted = None
     if calibration:
@@ -185,7 +187,12 @@ def open_model(
         precision.value, batch, gpu, calibration=views, say=(lambda _: None) if quiet else say
     )
     chosen = open_engine(
-        bundle, device=device.value, engine=engine.value, build=build, reference=reference
+        bundle,
+        device=device.value,
+        engine=engine.value,
+        threads=threads,
+        build=build,
+        reference=reference,
     )
     if not quiet:
         on = f"{chosen.name} on {chosen.device}"
@@ -255,6 +262,12 @@ class Bar:
     def show(self, done: int, total: int | None, text: str) -> None:
         """Say so in words of the caller's."""
 
+    def line(self, name: str, done: int, total: int | None, text: str) -> None:
+        """Say how far one of several is, beside the progress of all."""
+
+    def drop(self, name: str) -> None:
+        """Say no more of that one."""
+
     def aside(self, say: Callable[[], None]) -> None:
         """Print something else meanwhile."""
         say()
@@ -304,9 +317,19 @@ class TerminalBar(Bar):
             redirect_stderr=False,
         )
         self._task = self.rich.add_task("", total=None)
+        self._lines: dict[str, TaskID] = {}
 
     def show(self, done: int, total: int | None, text: str) -> None:
         self.rich.update(self._task, completed=done, total=total, description=text)
+
+    def line(self, name: str, done: int, total: int | None, text: str) -> None:
+        if name not in self._lines:
+            self._lines[name] = self.rich.add_task(text, total=total)
+        self.rich.update(self._lines[name], completed=done, total=total, description=text)
+
+    def drop(self, name: str) -> None:
+        if name in self._lines:
+            self.rich.remove_task(self._lines.pop(name))
 
     def aside(self, say: Callable[[], None]) -> None:
         self.rich.stop()

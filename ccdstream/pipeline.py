@@ -14,7 +14,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -43,11 +43,11 @@ from ccdstream.report.alerts import (
     alert_title,
 )
 from ccdstream.report.audit import write_audit
-from ccdstream.report.files import Together, refuse_existing
+from ccdstream.report.files import Lock, Together, lock_path, refuse_existing
 from ccdstream.report.gallery import Gallery
 from ccdstream.report.page import write_page
 from ccdstream.report.scores import ScoresCsv
-from ccdstream.score import Scorer, SharedScorer
+from ccdstream.score import Scorer
 from ccdstream.view import Profile, ViewTracker
 
 if TYPE_CHECKING:
@@ -388,6 +388,14 @@ class RunOptions:
     """Frames in one model call; None for `DEFAULT_BATCH`, or `DEVICE_BATCH` on a GPU."""
     overwrite: bool = False
 
+    def of_results(self) -> dict[str, Any]:
+        """Those that change what a run leaves, as run.json holds them."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("batch", "overwrite")
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class OutputFiles:
@@ -432,6 +440,8 @@ class RunResult:
     last_s: float = 0.0
     wall_s: float = 0.0
     interrupted: bool = False
+    changed: bool = False
+    """Whether the recording was written to meanwhile."""
     alerts: list[Alert] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -443,7 +453,6 @@ def run(
     bundle: Bundle,
     engine: SelectedEngine,
     options: RunOptions,
-    scorer: "Scorer | DeviceScorer | None" = None,
     stopped: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_alert: Callable[[Alert, VideoSource], None] = lambda *_: None,
@@ -453,17 +462,16 @@ def run(
     Settles the process first, for its life: see `ccdstream.process`.
 
     Args:
-        scorer: what runs of several recordings at once share; None for one of this engine alone.
         stopped: asked before every frame; once it says so, the input ends there and every file is
             finished properly.
 
     Raises:
         VideoOpenError, VideoDecodeError: the recording cannot be read.
-        OutputError: a result exists already or cannot be written.
+        OutputError: a result exists already or cannot be written, or another process is writing it.
     """
     started = time.perf_counter()
     settle()
-    scorer = scorer or make_scorer(engine)
+    scorer = make_scorer(engine)
     gpu = None if isinstance(scorer, Scorer) else scorer.place.index
     result = RunResult(files)
     watch = StopWatch()
@@ -475,8 +483,9 @@ def run(
             refuse_existing(file)
     with (
         VideoSource(path, start_s=options.start_s, end_s=options.end_s, decode_on=gpu) as source,
-        Together(overwrite=options.overwrite) as results,
+        ExitStack() as held,
     ):
+        began_as = _stamp(path)
         try:
             files.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -484,7 +493,15 @@ def run(
                 f"cannot make the folder {show_path(files.folder)}: {error.strerror}. "
                 "Choose another --output."
             ) from error
-        places = {file: results.place(file) for file in files.all(options.video)}
+        busy = (
+            f"another process is analysing into {show_path(files.path('*'))}. Wait for it to end."
+        )
+        held.enter_context(Lock(lock_path(files.folder, files.stem), busy))
+        results = held.enter_context(Together(overwrite=options.overwrite))
+        audit = files.path("run.json")
+        # run.json comes last: once it has its name, so have the others
+        names = sorted(files.all(options.video), key=lambda file: file == audit)
+        places = {file: results.place(file) for file in names}
         with ExitStack() as stack:
             writers: list[AlertWriter] = [
                 stack.enter_context(kind(places[files.path(ending)], time_base=source.time_base))
@@ -560,14 +577,21 @@ def run(
         if sink is not None:
             result.warnings += sink.notes
         result.wall_s = time.perf_counter() - started
-        record = _record(path, source, bundle, engine, options, result, watch)
+        found = _fingerprint(path)
+        if (found["bytes"], found["mtime_ns"]) != began_as:
+            result.changed = True
+            result.warnings.append("the recording changed while it was analysed: run it again")
+        record = _record(path, found, source, bundle, engine, options, result, watch)
+        record["output_bytes"] = {
+            file.name: place.stat().st_size for file, place in places.items() if place.exists()
+        }
         record["video"] = {
             "decoder": source.decoder,
             "decoder_notes": source.notes,
             "encoder": None if sink is None else sink.encoder,
             "encoder_note": "" if sink is None else sink.encoder_note,
         }
-        write_audit(places[files.path("run.json")], record)
+        write_audit(places[audit], record)
         write_page(
             places[files.path("report.html")],
             record,
@@ -578,21 +602,14 @@ def run(
     return result
 
 
-def make_scorer(
-    engine: SelectedEngine, *, recordings: int = 1, most: int = DEFAULT_BATCH
-) -> "Scorer | DeviceScorer":
-    """What scores recordings with an engine: on the GPU where it takes what is there.
-
-    Args:
-        recordings: how many are analysed at a time, and share the engine's calls.
-        most: views in a call that they share; a GPU's engine says itself how many it takes.
-    """
+def make_scorer(engine: SelectedEngine) -> "Scorer | DeviceScorer":
+    """What scores recordings with an engine: on the GPU where it takes what is there."""
     on_device = engine.on_device
     if on_device is not None:
         from ccdstream.gpu.score import DeviceScorer
 
         return DeviceScorer(on_device)
-    return Scorer(engine) if recordings == 1 else SharedScorer(engine, most=most)
+    return Scorer(engine)
 
 
 def _route(
@@ -708,6 +725,7 @@ def _overlay(source: VideoSource, bundle: Bundle) -> Overlay:
 
 def _record(
     path: Path,
+    fingerprint: dict[str, Any],
     source: VideoSource,
     bundle: Bundle,
     engine: SelectedEngine,
@@ -724,7 +742,8 @@ def _record(
         "command": sys.argv[1:],
         "input": {
             "file": show_path(path.name),
-            **_fingerprint(path),
+            **fingerprint,
+            "changed_meanwhile": result.changed,
             "format": source.format,
             "codec": source.codec,
             "pix_fmt": source.pix_fmt,
@@ -744,13 +763,19 @@ def _record(
             "start_s": options.start_s,
             "end_s": options.end_s,
         },
+        "options": options.of_results(),
         "model": {
             "id": bundle.model_id,
             "name": bundle.name,
             "commit": bundle.manifest["commit"],
             "files": bundle.manifest["files"],
         },
-        "engine": {"taken": engine.reason, "name": engine.name, "device": engine.device},
+        "engine": {
+            "taken": engine.reason,
+            "name": engine.name,
+            "device": engine.device,
+            "precision": engine.precision,
+        },
         "alert_rule": dict(bundle.alert),
         "counts": {
             "frames": result.frames,
@@ -777,14 +802,36 @@ def _record(
     }
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    """Size and hash of the recording, by which it can be told again."""
+def _stamp(path: Path) -> tuple[int, int]:
+    """(bytes, time of the last change in ns): what tells quickly that a recording is another."""
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            return {"bytes": file.tell(), "sha256": sha256}
+        about = path.stat()
     except OSError as error:
-        raise VideoOpenError(
-            f"{show_path(path)} can no longer be read: {error.strerror}. "
-            "Keep the recording where it is until its analysis ends."
-        ) from error
+        raise _gone(path, error) from error
+    return about.st_size, about.st_mtime_ns
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """Size, time and hash of the recording, by which it can be told again."""
+    size, changed = _stamp(path)
+    try:
+        return {"bytes": size, "mtime_ns": changed, "sha256": sha256_of(path)}
+    except OSError as error:
+        raise _gone(path, error) from error
+
+
+def _gone(path: Path, error: OSError) -> VideoOpenError:
+    return VideoOpenError(
+        f"{show_path(path)} can no longer be read: {error.strerror}. "
+        "Keep the recording where it is until its analysis ends."
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,6 @@
 """Views in, raw anomaly scores and maps out: a batch at a time through an engine."""
 
 from collections.abc import Sequence
-from itertools import islice
 
 import cv2
 import numpy as np
@@ -9,7 +8,6 @@ import numpy as np
 from ccdstream.engine.base import Engine
 from ccdstream.errors import EngineError
 from ccdstream.frames import VIEW_SIZE, Scored, View
-from ccdstream.workers import Joined
 
 MIN_VALID_SHARE = 0.5
 """A map cell is kept where at least this share of its pixels is valid."""
@@ -49,31 +47,6 @@ class Scorer:
             )
             for row in range(len(views))
         ]
-
-
-class SharedScorer(Scorer):
-    """A scorer that several analyses call at once, each in a thread of its own.
-
-    Views that wait while the engine is busy go into one call of it, whichever recording they are
-    of; nobody waits for views that are not there. An engine's error is raised in the analysis whose
-    views it concerns.
-    """
-
-    def __init__(self, engine: Engine, *, most: int) -> None:
-        """
-        Args:
-            most: views that go into one call together. A caller's own always do.
-        """
-        super().__init__(engine)
-        self._joined = Joined(self._score_each, size=len, most=most)
-
-    def score(self, views: Sequence[View]) -> list[Scored]:
-        """Score `views`, in order; see `Scorer.score`."""
-        return self._joined(views)
-
-    def _score_each(self, callers: list[Sequence[View]]) -> list[list[Scored]]:
-        scored = iter(super().score([view for views in callers for view in views]))
-        return [list(islice(scored, len(views))) for views in callers]
 
 
 def not_finite(engine: Engine) -> EngineError:

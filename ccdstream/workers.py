@@ -1,174 +1,266 @@
-"""Several recordings at once: who does which, and what their threads do together.
+"""Worker processes: each does one task at a time, and one that dies costs the task it was at.
 
-`prefetch` runs the stages of one recording side by side; here whole recordings are. Nothing waits
-for what may not come: there are no time-outs that a result depends on.
+A worker is started once and keeps what it opened (a model) from task to task. The caller gives
+tasks and takes in events; it needs no thread for it. Signals are the caller's: workers ignore
+SIGINT and SIGTERM, which a terminal or a service sends to them too, and are told over their pipe to
+end their input or to give up. Where the caller dies, however that comes, they end at once.
 """
 
+import multiprocessing
+import os
+import signal
+import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
-from queue import Empty, Queue, SimpleQueue
-from typing import Generic, TypeVar
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self
 
-T = TypeVar("T")
-R = TypeVar("R")
+from ccdstream.errors import CcdstreamError
 
 _POLL_S = 0.2
-"""How soon a caller that waits notices a signal, on systems where waiting cannot be interrupted."""
+"""How soon a caller that waits notices a signal."""
 
-
-class Joined(Generic[T, R]):
-    """A function of many items, called from several threads with one each: those that wait go into
-    one call together.
-
-    A caller that finds the function free calls it at once. Whoever comes while it is busy waits,
-    and the first of them to get its turn takes along what else waits, in the order it came, up to
-    `most`. So a lone caller never waits for company, and there is no thread of its own to stop.
-    """
-
-    def __init__(
-        self,
-        call: Callable[[list[T]], Sequence[R]],
-        *,
-        size: Callable[[T], int],
-        most: int,
-    ) -> None:
-        """
-        Args:
-            call: gives a result an item, in order; called by one thread at a time.
-            size: what an item counts.
-            most: items of a call count no more than this together. One that alone counts more has
-                a call to itself.
-        """
-        self._call = call
-        self._size = size
-        self._most = most
-        self._waiting: deque[tuple[T, Future[R]]] = deque()
-        self._turn = threading.Lock()
-
-    def __call__(self, item: T) -> R:
-        """The result of `item`.
-
-        Raises:
-            BaseException: what `call` raised for it. Where a call of several items fails, each is
-                tried alone, so that the error is that of the item and not of its company.
-        """
-        future: Future[R] = Future()
-        self._waiting.append((item, future))
-        with self._turn:
-            while not future.done():  # else another caller took it along
-                self._serve(self._take())
-        try:
-            return future.result()
-        finally:
-            del future  # it holds the error, whose traceback holds this frame
-
-    def _take(self) -> list[tuple[T, "Future[R]"]]:
-        """The longest-waiting items that go into one call, at least one."""
-        taken = [self._waiting.popleft()]
-        room = self._most - self._size(taken[0][0])
-        # others append meanwhile, but only the holder of the turn takes
-        while self._waiting and (size := self._size(self._waiting[0][0])) <= room:
-            taken.append(self._waiting.popleft())
-            room -= size
-        return taken
-
-    def _serve(self, taken: list[tuple[T, "Future[R]"]]) -> None:
-        try:
-            results = self._call([item for item, _ in taken])
-        except BaseException as error:  # not swallowed: each caller raises its own
-            if len(taken) > 1 and isinstance(error, Exception):
-                for one in taken:
-                    self._serve([one])
-                return
-            for _, future in taken:
-                future.set_exception(error)
-        else:
-            for (_, future), result in zip(taken, results, strict=True):
-                future.set_result(result)
+_GIVE_UP_S = 10.0
+"""How long a worker that is to give up may take to tidy up, before it is killed."""
 
 
 class GivenUp(BaseException):
-    """Raised in the middle of work that nobody wants any more; whoever gave it up says why."""
+    """Raised in the middle of work that nobody wants any more."""
 
 
-Worker = Callable[[T, Callable[[], None]], None]
-"""Does an item. It calls its second argument now and then, which raises `GivenUp` once the work is
-not wanted any more, and lets that through."""
+Tell = Callable[[Any], None]
+"""Sends something to the caller while a task is at work."""
+Stopped = Callable[[], bool]
+"""Whether the input of a task is to end here. Raises `GivenUp` where nobody wants the task."""
+Work = Callable[[Any, Tell, Stopped], Any]
+"""Does a task, and gives what is sent back."""
+Setup = Callable[[Tell], tuple[Any, Work]]
+"""Run once in each worker: what the worker says of itself when it is ready, and what it does."""
 
 
-def share_out(items: Iterable[T], workers: Sequence[Worker[T]]) -> None:
-    """Hand out `items`, in order, to whichever of `workers` is free: each item to one of them.
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker has opened what it needs, and can be given a task."""
 
-    Each worker has a thread of its own; a single one works in the caller's, where signals arrive.
-    When the block is left every thread has ended: where a worker raises, or the caller is
-    interrupted, the others are told to give up, and what was not begun never is.
+    about: Any
 
-    Raises:
-        BaseException: the first error of a worker.
-    """
-    if len(workers) == 1:
-        for item in items:
-            workers[0](item, lambda: None)
-        return
-    waiting: SimpleQueue[T] = SimpleQueue()
-    for item in items:
-        waiting.put(item)
-    ended: Queue[BaseException | None] = Queue()
-    given_up = threading.Event()
 
-    def check() -> None:
-        if given_up.is_set():
-            raise GivenUp
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a worker sent while it was at work, or while it got ready."""
 
-    def serve(worker: Worker[T]) -> None:
+    what: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A task has ended."""
+
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A task, or getting ready, has failed."""
+
+    error: CcdstreamError | None
+    """None where it was a bug."""
+    trace: str
+    """Of a bug, as Python prints it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """A worker's process is gone."""
+
+    how: str
+    """Such as "crashed (SIGSEGV)"."""
+
+
+Event = Ready | Told | Done | Raised | Died
+
+
+class Worker:
+    """The caller's side of one worker process."""
+
+    def __init__(self, setup: Setup) -> None:
+        context = multiprocessing.get_context("spawn")  # no copy of threads, locks or a GPU's state
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, setup), name="ccdstream-worker", daemon=True
+        )
+        with _signals_held_back():
+            self._process.start()
+        theirs.close()
+        self.task: Any = None
+        """What it is at."""
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process.pid is not None, "it was started"
+        return self._process.pid
+
+    def give(self, task: Any) -> None:
+        """Let it do `task`; only when it has none."""
+        self.task = task
+        self._send("task", task)
+
+    def stop(self) -> None:
+        """End the input of what it is at, so that it is finished properly."""
+        self._send("stop")
+
+    def _send(self, what: str, task: Any = None) -> None:
+        with suppress(OSError):  # it is gone, which its events tell
+            self._pipe.send((what, task))
+
+    def _events(self) -> Iterator[Event]:
+        """What has come from it, and its end."""
         try:
-            while not given_up.is_set():
-                try:
-                    item = waiting.get_nowait()
-                except Empty:
-                    break
-                worker(item, check)
-            ended.put(None)
-        except GivenUp:
-            ended.put(None)
-        except BaseException as error:  # not swallowed: the caller raises it
-            ended.put(error)
+            while self._pipe.poll():
+                yield self._pipe.recv()
+        except (EOFError, OSError):
+            yield self._end()
 
-    threads = [
-        threading.Thread(target=serve, args=(worker,), name="worker", daemon=True)
-        for worker in workers
-    ]
+    def _end(self) -> Died:
+        self._process.join()
+        self._pipe.close()
+        code = self._process.exitcode or 0
+        if code >= 0:
+            return Died(f"ended by itself, with exit status {code}")
+        name = next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
+        if name == "SIGKILL":
+            return Died("was killed (SIGKILL), as is done where memory runs out")
+        return Died(f"crashed ({name})")
+
+    def kill(self) -> None:
+        """End its process, whatever it is at."""
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+    def _wait(self) -> None:
+        """Wait for its process, which was told to end, for as long as that may take."""
+        self._process.join(_GIVE_UP_S)
+        self.kill()
+
+
+class Workers:
+    """Worker processes; a context manager. Leaving the block ends them all: after an error those
+    at work give up and tidy up, which costs what they were at."""
+
+    def __init__(self) -> None:
+        self.alive: list[Worker] = []
+
+    def add(self, setup: Setup) -> Worker:
+        """Start one more; `setup` must be picklable."""
+        worker = Worker(setup)
+        self.alive.append(worker)
+        return worker
+
+    def events(self) -> Iterator[tuple[Worker, Event]]:
+        """What has come from whom, after waiting a moment if nothing has; a worker that died is
+        among `alive` no more."""
+        pipes = {worker._pipe: worker for worker in self.alive}
+        for pipe in wait(list(pipes), timeout=_POLL_S):
+            worker = pipes[pipe]  # type: ignore[index]
+            for event in worker._events():
+                if isinstance(event, Died) and worker in self.alive:
+                    self.alive.remove(worker)
+                yield worker, event
+
+    def retire(self, worker: Worker) -> None:
+        """End a worker that has no task."""
+        self.alive.remove(worker)
+        worker.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in self.alive:
+            worker._send("give up" if kind else "end")
+        while self.alive:
+            self.alive.pop()._wait()
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Within it what is started begins with SIGINT and SIGTERM held back, until it ignores them."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        for thread in threads:
-            thread.start()
-        for _ in threads:
-            _raise_next(ended)
+        yield
     finally:
-        given_up.set()
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join()
-        while not ended.empty():  # an error left in there would hold on to all that it went through
-            ended.get_nowait()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _raise_next(ended: "Queue[BaseException | None]") -> None:
-    """Wait until a worker ends, and raise its error."""
-    error = None
+# -- the worker's side ----------------------------------------------------------------------------
+
+
+def _serve(pipe: "Connection[Any, Any]", setup: Setup) -> None:
+    """What a worker process does from beginning to end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    tasks: SimpleQueue[Any] = SimpleQueue()
+    stop, give_up = threading.Event(), threading.Event()
+
+    def listen() -> None:
+        """In a thread, so that a decoder that hangs cannot keep a process whose caller is gone."""
+        try:
+            while True:
+                what, task = pipe.recv()
+                if what == "stop":
+                    stop.set()
+                elif what == "task":
+                    tasks.put((task,))
+                else:
+                    if what == "give up":
+                        give_up.set()
+                    tasks.put(None)
+        except (EOFError, OSError):
+            os._exit(1)
+
+    def stopped() -> bool:
+        if give_up.is_set():
+            raise GivenUp
+        return stop.is_set()
+
+    def tell(what: Any) -> None:
+        pipe.send(Told(what))
+
+    threading.Thread(target=listen, name="listener", daemon=True).start()
     try:
-        while True:
-            with suppress(Empty):
-                error = ended.get(timeout=_POLL_S)
-                break
-        if error is not None:
-            raise error
-    finally:
-        del error  # its traceback holds this frame
+        about, work = setup(tell)
+        pipe.send(Ready(about))
+        while (item := tasks.get()) is not None:
+            try:
+                pipe.send(Done(work(item[0], tell, stopped)))
+            except Exception as error:
+                pipe.send(_raised(error))
+    except GivenUp:
+        pass
+    except BrokenPipeError:  # the caller is gone
+        os._exit(1)
+    except Exception as error:
+        pipe.send(_raised(error))
 
 
-def one_at_a_time() -> AbstractContextManager[object]:
-    """A block that one thread at a time is in; enter it as often as you like."""
-    return threading.Lock()
+def _raised(error: Exception) -> Raised:
+    if isinstance(error, CcdstreamError):
+        return Raised(error, "")
+    return Raised(None, traceback.format_exc())

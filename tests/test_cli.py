@@ -1,6 +1,5 @@
 """The contract of the command line, which scripts rely on. To the toy, bright is unusual."""
 
-import itertools
 import json
 import os
 import re
@@ -8,10 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,13 +18,12 @@ import numpy as np
 import pytest
 
 from ccdstream import NOTICE, __version__, cli, console, pipeline
-from ccdstream.bundle import load_bundle
 from ccdstream.cli import app, model_app
 from ccdstream.encode import VideoSink
 from ccdstream.engine.gpu import find_gpus
 from ccdstream.engine.select import ENGINE_NAMES
-from ccdstream.errors import EngineError, OutputError
-from tests.bundles import ToyEngine, write_toy_bundle
+from ccdstream.errors import OutputError
+from tests.bundles import write_toy_bundle
 from tests.commands import (
     bright_between,
     ccdstream,
@@ -105,7 +100,7 @@ def test_a_recording_without_alerts_says_so_on_stdout(run: Callable[..., Any]) -
 
 
 def test_json_is_the_alerts_and_nothing_else(run: Callable[..., Any], here: Path) -> None:
-    result = run("case12.mp4", "calm.mp4", "--json", "-o", "out")
+    result = run("case12.mp4", "--json", "-o", "out")
     assert result.exit_code == 0
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     filed = [json.loads(x) for x in (here / "out/case12.alerts.jsonl").read_text().splitlines()]
@@ -164,202 +159,6 @@ def test_short_runs_say_nothing_on_the_way(run: Callable[..., Any]) -> None:
     assert " of 12 frames" not in run("calm.mp4").stderr
 
 
-# --- several recordings ---
-
-
-def test_recordings_and_folders_share_one_output(run: Callable[..., Any], here: Path) -> None:
-    (here / "more").mkdir()
-    shutil.copy("calm.mp4", "more/b.MP4")
-    shutil.copy("calm.mp4", "more/a.mp4")
-    for name in (".hidden.mp4", "notes.txt", "old.overlay.mp4"):
-        (here / "more" / name).write_text("no recording")
-    (here / "more" / "folder.mp4").mkdir()
-    result = run("case12.mp4", "more", "-o", "out")
-    assert result.exit_code == 0
-    expected = results_of("case12") | results_of("a") | results_of("b")
-    assert everything_in(here / "out") == expected
-    # each table says whose it is, in the order of the arguments and of the names
-    names = [line for line in result.stdout.splitlines() if line.lower().endswith(".mp4")]
-    assert names == ["case12.mp4", "a.mp4", "b.MP4"]
-
-
-def test_a_folder_can_be_analysed_into_itself_again(run: Callable[..., Any], here: Path) -> None:
-    recordings = everything_in(here)
-    for flags in ([], ["--overwrite"]):
-        assert run(".", "-o", ".", *flags).exit_code == 0
-        assert everything_in(here) == recordings | results_of("case12") | results_of("calm")
-
-
-def test_an_input_that_fails_stops_no_other(run: Callable[..., Any], here: Path) -> None:
-    (here / "empty").mkdir()
-    Path("text.mp4").write_text("no video" * 50)
-    result = run("gone.mp4", "empty", "text.mp4", "calm.mp4", "-o", "out")
-    assert result.exit_code == 1
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 3
-    assert sorted(name for e in errors for name in ("gone", "empty", "text") if name in e) == [
-        "empty", "gone", "text",
-    ]  # fmt: skip
-    assert everything_in(here / "out") == results_of("calm")
-
-
-def test_two_recordings_that_would_write_the_same_results_are_refused(
-    run: Callable[..., Any], here: Path
-) -> None:
-    shutil.copy("calm.mp4", "calm.mkv")
-    before = everything_in(here)
-    message = refusal(run("calm.mp4", "calm.mkv"))
-    assert message == (
-        "calm.mp4 and calm.mkv would write the same results. Run them apart, with an --output each."
-    )
-    assert everything_in(here) == before
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    """Every result but run.json and the page of it, which hold times."""
-    return {
-        name: (folder / name).read_bytes()
-        for name in everything_in(folder)
-        if not name.endswith(("run.json", "report.html"))
-    }
-
-
-def test_several_at_a_time_leave_what_one_at_a_time_does(
-    run: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(console, "PLAIN_PROGRESS_EVERY_S", 0)
-    for name in ("b", "c"):
-        shutil.copy("calm.mp4", f"{name}.mp4")
-    shutil.copy("case12.mp4", "z.mp4")
-    names = ["case12.mp4", "calm.mp4", "b.mp4", "c.mp4", "z.mp4"]
-    one = run(*names, "-o", "one", "--quiet")
-    several = run(*names, "-o", "several", "--jobs", "3")
-    assert (one.exit_code, several.exit_code) == (0, 0)
-    assert files_in(here / "several") == files_in(here / "one")
-    assert everything_in(here / "several") == everything_in(here / "one")
-    # each table stays in one piece, under its name, whoever ends first
-    header, row = "alert  start ", "    1  00:00:01."
-    calm = "no alerts: nothing stayed unusual against normal training frames"
-    lines = several.stdout.splitlines()
-    assert {line for line in lines if line.endswith(".mp4")} == set(names)
-    for name in names:
-        after = lines[lines.index(name) + 1 :]
-        if name in ("case12.mp4", "z.mp4"):
-            assert after[0].startswith(header) and after[1].startswith(row)
-        else:
-            assert after[0] == calm
-    said = several.stderr.splitlines()
-    assert sum(line.startswith(f"{names[0]}: 70 frames from ") for line in said) == 1
-    # one line of progress for all, which ends with all
-    progress = [line for line in said if " recordings done" in line]
-    assert len(progress) == 2 * 70 + 3 * 12
-    assert progress[-1].startswith("176 of 176 frames, ")
-    assert ", 2 alerts, " in progress[-1] and progress[-1].endswith(" of 5 recordings done")
-
-
-def test_several_at_a_time_tell_alerts_in_whole_lines(run: Callable[..., Any]) -> None:
-    names = [f"{k}.mp4" for k in range(4)]
-    for name in names:
-        shutil.copy("case12.mp4", name)
-    result = run(*names, "--jobs", "4", "--json", "--quiet", "--video", "none")
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert sorted(json.loads(x)["recording"] for x in result.stdout.splitlines()) == names
-
-
-def test_one_of_several_at_a_time_that_fails_stops_no_other(
-    run: Callable[..., Any], here: Path
-) -> None:
-    Path("text.mp4").write_text("no video" * 50)
-    shutil.copy("calm.mp4", "last.mp4")
-    message = refusal(run("gone.mp4", "--jobs", "2"))
-    assert "gone.mp4" in message  # alone it is one at a time, whatever was asked for
-    result = run("text.mp4", "case12.mp4", "last.mp4", "-o", "out", "--jobs", "2")
-    assert "text.mp4" in refusal(result)
-    assert everything_in(here / "out") == results_of("case12") | results_of("last")
-
-
-class Card(ToyEngine):
-    """One of several made-up GPUs."""
-
-    device = "cuda"
-    on_device = None
-
-    def __init__(self, gpu: int) -> None:
-        super().__init__()
-        self.reason = f"GPU {gpu}"
-
-
-def test_each_recording_is_analysed_on_one_of_the_gpus(
-    here: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = load_bundle(shelf / "toy")
-    cards: list[Card] = []
-
-    def open_model(*_: object, gpu: int = 0, **__: object) -> Any:
-        assert gpu == len(cards)
-        cards.append(Card(gpu))
-        return bundle, cards[-1]
-
-    monkeypatch.setattr(cli, "open_model", open_model)
-    monkeypatch.setattr(cli, "_gpu_count", lambda: 2)
-    monkeypatch.setattr(Card, "name", "onnxruntime")
-    names = [f"{k}.mp4" for k in range(4)]
-    for name in names:
-        shutil.copy("calm.mp4", name)
-    result = ccdstream("run", *names, "-o", "out", "--video", "none")
-    assert result.exit_code == 0
-    records = [json.loads(Path(f"out/{k}.run.json").read_text()) for k in range(4)]
-    assert [record["counts"]["frames"] for record in records] == [12] * 4
-    taken = [record["engine"]["taken"] for record in records]
-    assert [sum(card.batches) for card in cards] == [
-        12 * taken.count("GPU 0"),
-        12 * taken.count("GPU 1"),
-    ]
-    assert len(cards) == 2 and set(taken) == {"GPU 0", "GPU 1"}
-
-
-def test_a_further_gpu_that_cannot_be_used_is_left_out_with_a_word(
-    here: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = load_bundle(shelf / "toy")
-
-    def open_model(*_: object, gpu: int = 0, **__: object) -> Any:
-        if gpu == 1:
-            raise EngineError("torch cannot use GPU 1 (busy)")
-        return bundle, Card(gpu)
-
-    monkeypatch.setattr(cli, "open_model", open_model)
-    monkeypatch.setattr(cli, "_gpu_count", lambda: 3)
-    monkeypatch.setattr(Card, "name", "onnxruntime")
-    names = [f"{k}.mp4" for k in range(4)]
-    for name in names:
-        shutil.copy("calm.mp4", name)
-    result = ccdstream("run", *names, "-o", "out", "--video", "none")
-    assert result.exit_code == 0
-    assert "warning: GPU 1 is left out: torch cannot use GPU 1 (busy)" in result.stderr
-    taken = [json.loads(Path(f"out/{k}.run.json").read_text())["engine"]["taken"] for k in range(4)]
-    assert set(taken) == {"GPU 0", "GPU 2"}
-
-
-def test_no_more_gpus_are_opened_than_recordings(
-    here: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = load_bundle(shelf / "toy")
-    opened: list[int] = []
-
-    def open_model(*_: object, gpu: int = 0, **__: object) -> Any:
-        opened.append(gpu)
-        return bundle, Card(gpu)
-
-    monkeypatch.setattr(cli, "open_model", open_model)
-    monkeypatch.setattr(cli, "_gpu_count", lambda: 8)
-    monkeypatch.setattr(Card, "name", "onnxruntime")
-    for arguments in (["calm.mp4"], ["calm.mp4", "case12.mp4", "--jobs", "1", "--overwrite"]):
-        assert ccdstream("run", *arguments, "--video", "none").exit_code == 0
-        assert opened == [0]
-        opened.clear()
-
-
 # --- results that exist, or cannot be written ---
 
 
@@ -376,6 +175,27 @@ def test_an_existing_result_is_refused_and_replaced_if_asked(
     assert run("calm.mp4", "--overwrite").exit_code == 0
     assert (out / "calm.alerts.vtt").read_text().startswith("WEBVTT")
     assert everything_in(out) == results_of("calm")
+
+
+def test_what_is_done_already_is_left_alone_with_a_word(
+    run: Callable[..., Any], here: Path
+) -> None:
+    assert run("calm.mp4", "--video", "none").exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in (here / "calm.ccdstream").iterdir()}
+    again = run("calm.mp4", "--video", "none")
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert again.stderr == "calm.mp4 is done already: calm.ccdstream/calm.run.json\n"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    # of other options they are not these results
+    assert "is there already" in refusal(run("calm.mp4", "--video", "none", "--to", "0.2"))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_what_was_not_done_to_the_end_is_done_again(run: Callable[..., Any], here: Path) -> None:
+    assert run("calm.mp4").exit_code == 0
+    (here / "calm.ccdstream/calm.alerts.csv").unlink()
+    assert run("calm.mp4").exit_code == 0
+    assert everything_in(here / "calm.ccdstream") == results_of("calm")
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["new", "overwrite"])
@@ -474,11 +294,11 @@ def test_the_first_signal_ends_the_input_and_finishes_every_file(
 ) -> None:
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     signals_at(5, number)
-    result = run("case12.mp4", "calm.mp4", "-o", "out")
+    result = run("case12.mp4", "-o", "out")
     assert result.exit_code == 130
     assert "stopping: the files are being finished" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("interrupted: ")
-    assert everything_in(here / "out") == results_of("case12")  # calm.mp4 was not begun
+    assert everything_in(here / "out") == results_of("case12")
     rows = rows_of(here / "out/case12.scores.csv")
     assert 5 <= len(rows) < 70
     assert [int(row["frame"]) for row in rows] == list(range(len(rows)))
@@ -487,54 +307,6 @@ def test_the_first_signal_ends_the_input_and_finishes_every_file(
     record = json.loads((here / "out/case12.run.json").read_text())
     assert record["interrupted"] and record["counts"]["frames"] == len(rows)
     assert handlers == {n: signal.getsignal(n) for n in handlers}
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_ends_every_input_of_several_at_a_time(
-    run: Callable[..., Any], here: Path, signals_at: Callable[..., None], number: signal.Signals
-) -> None:
-    for name in ("long", "longer"):
-        bright_between(here / f"{name}.mp4", 5, 49, 400)
-    signals_at(10, number)
-    result = run("long.mp4", "longer.mp4", "calm.mp4", "-o", "out", "--jobs", "2")
-    assert result.exit_code == 130
-    assert result.stderr.count("stopping: the files are being finished") == 1
-    assert result.stderr.splitlines()[-1].startswith("interrupted: ")
-    assert everything_in(here / "out") == results_of("long") | results_of("longer")
-    for name in ("long", "longer"):
-        rows = rows_of(here / f"out/{name}.scores.csv")
-        assert 1 <= len(rows) < 400
-        with av.open(f"out/{name}.overlay.mp4") as overlay:
-            assert len(list(overlay.decode(video=0))) == len(rows)
-        assert json.loads((here / f"out/{name}.run.json").read_text())["interrupted"]
-
-
-def test_the_second_signal_aborts_all_of_several_at_a_time_and_leaves_nothing(
-    run: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("long", "longer"):
-        bright_between(here / f"{name}.mp4", 5, 49, 100)
-    write, number, sent = VideoSink.write, itertools.count(), threading.Event()
-
-    def interrupted(self: VideoSink, picture: Any) -> None:
-        """Two signals at the tenth frame, and no frame more until both have arrived."""
-        k = next(number)
-        if k == 10:
-            for _ in range(2):
-                signal.raise_signal(signal.SIGINT)
-                time.sleep(0.15)
-            sent.set()
-        elif k > 10:
-            assert sent.wait(10)
-        write(self, picture)
-
-    monkeypatch.setattr("ccdstream.workers._POLL_S", 0.02)
-    monkeypatch.setattr(VideoSink, "write", interrupted)
-    result = run("long.mp4", "longer.mp4", "calm.mp4", "-o", "out", "--jobs", "2")
-    assert (result.exit_code, result.stdout) == (130, "")
-    assert "interrupted: what was not finished is gone" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert everything_in(here / "out") == set()
 
 
 @pytest.mark.parametrize(
@@ -553,7 +325,7 @@ def test_the_second_signal_aborts_and_leaves_nothing(
     signals: list[signal.Signals],
 ) -> None:
     signals_at(5, *signals)
-    result = run("case12.mp4", "calm.mp4", "-o", "out")
+    result = run("case12.mp4", "-o", "out")
     assert (result.exit_code, result.stdout) == (130, "")
     assert "interrupted: what was not finished is gone" in result.stderr
     assert "Traceback" not in result.stderr
@@ -924,8 +696,8 @@ def test_help_names_every_command_and_the_notice() -> None:
 
 def test_the_options_of_the_contract_are_there() -> None:
     contract = {
-        "run": "-o --output --model --device --video --from --to --batch --jobs --overwrite --json"
-        " --quiet",
+        "run": "-o --output --recursive --model --device --video --from --to --batch --jobs"
+        " --overwrite --json --quiet",
         "score": "-o --output --maps --model --device --overwrite",
         "sample": "-o --output --seconds --seed",
         "train": "-o --output --preset --config --set --resume --tensorboard",
@@ -998,17 +770,3 @@ def test_the_console_script_is_the_app() -> None:
         pytest.skip("not installed: run from a checkout")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("ccdstream ")
-
-
-def test_what_several_threads_print_comes_in_one_piece_each() -> None:
-    said: list[str] = []
-
-    def say(name: str) -> None:
-        for _ in range(20):
-            said.append(name)
-            time.sleep(0.0005)
-
-    with cli._tally(2, quiet=True) as tally, ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda name: tally.aside(lambda: say(name)), "abcd"))
-    assert sorted(said[::20]) == list("abcd")
-    assert said == [name for name in said[::20] for _ in range(20)]

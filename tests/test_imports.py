@@ -41,6 +41,7 @@ ONLY = {
     "threading": {
         "ccdstream.prefetch",
         "ccdstream.workers",
+        "ccdstream.engine.cuda",  # torch records one CUDA graph at a time in a process
         "ccdstream.live.board",
         "ccdstream.live.capture",
         "ccdstream.live.journal",
@@ -50,6 +51,7 @@ ONLY = {
         "ccdstream.live.serve",
         "ccdstream.live.window",
     },
+    "multiprocessing": {"ccdstream.workers"},
     "uvicorn": {"ccdstream.live.serve"},
     "starlette": {"ccdstream.live.serve"},
     "websockets": set(),  # uvicorn's, for the page

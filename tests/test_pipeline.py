@@ -2,10 +2,7 @@
 
 import csv
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -450,41 +447,6 @@ def test_a_run_with_an_engine_that_takes_frames_on_a_device_leaves_the_same_resu
         "decoder": "software", "decoder_notes": [], "encoder": "x264", "encoder_note": "",
     }  # fmt: skip
     assert record["engine"]["name"] == "torch"
-
-
-def test_recordings_on_one_device_share_a_call_and_keep_their_scores(bundle: Bundle) -> None:
-    class Busy(ToyDeviceEngine):
-        """Its first call lasts until the other two wait."""
-
-        def run_on_device(
-            self, frames: torch.Tensor, valid: torch.Tensor
-        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            output = super().run_on_device(frames, valid)
-            if len(self.batches) == 1:
-                assert others_wait.wait(10)
-            return output
-
-    others_wait = threading.Event()
-    engine = Busy()
-    scorer = DeviceScorer(engine)
-    look = looking_on_device(bundle)
-    lumas = ((10, 20), (200,), (90, 120, 150))
-    recordings = [
-        look([frame_to_device(frame_of(0, luma), HOST) for luma in each]) for each in lumas
-    ]
-    with ThreadPoolExecutor(3) as pool:
-        begun = [pool.submit(scorer.begin, recordings[0])]
-        while not engine.batches:
-            time.sleep(0.001)
-        for count, views in enumerate(recordings[1:], 1):
-            begun.append(pool.submit(scorer.begin, views))
-            while len(scorer._joined._waiting) < count:
-                time.sleep(0.001)
-        others_wait.set()
-        scored = [future.result().scored() for future in begun]
-    assert engine.batches == [2, 4]
-    for each, found in zip(lumas, scored, strict=True):
-        assert [one.raw for one in found] == pytest.approx([luma / 255 for luma in each], abs=0.01)
 
 
 def test_a_score_of_a_device_that_is_not_finite_is_an_error(bundle: Bundle) -> None:

@@ -1,9 +1,6 @@
 """A score depends on nothing but its view, and only valid cells of a map keep their value."""
 
 import importlib.util
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +9,7 @@ from ccdstream.engine.base import EngineOutput
 from ccdstream.engine.select import open_engine
 from ccdstream.errors import EngineError
 from ccdstream.frames import FieldOfView, View
-from ccdstream.score import Scorer, SharedScorer, mask_map
+from ccdstream.score import Scorer, mask_map
 from tests.bundles import ToyEngine, toy_inputs, toy_output, write_toy_bundle
 
 FIELD = FieldOfView(0, 0, 256, 256, np.array([[0, 0], [255, 0], [255, 255], [0, 255]], np.int32))
@@ -70,38 +67,6 @@ def test_a_score_does_not_depend_on_the_views_beside_it(tmp_path, name) -> None:
             assert one.raw == pytest.approx(other.raw, abs=1e-6)
             np.testing.assert_allclose(one.anomaly_map, other.anomaly_map, atol=1e-6)
             np.testing.assert_allclose(one.parts, other.parts, atol=1e-6)
-
-
-def test_views_of_several_recordings_share_a_call_and_keep_their_scores() -> None:
-    class Busy(ToyEngine):
-        """Its first call lasts until all the others wait."""
-
-        def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
-            output = super().run(frames, valid)
-            if len(self.batches) == 1:
-                assert others_wait.wait(10)
-            return output
-
-    others_wait = threading.Event()
-    engine = Busy()
-    shared = SharedScorer(engine, most=8)
-    recordings = [views_of(rows, seed=rows) for rows in (3, 2, 4)]
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(shared.score, recordings[0])
-        while not engine.batches:
-            time.sleep(0.001)
-        rest = [pool.submit(shared.score, views) for views in recordings[1:]]
-        while len(shared._joined._waiting) < 2:
-            time.sleep(0.001)
-        others_wait.set()
-        found = [future.result() for future in (first, *rest)]
-    assert engine.batches == [3, 6]
-    for views, scored in zip(recordings, found, strict=True):
-        alone = Scorer(ToyEngine()).score(views)
-        assert [one.raw for one in scored] == [one.raw for one in alone]
-        for one, other in zip(scored, alone, strict=True):
-            np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
-            np.testing.assert_array_equal(one.parts, other.parts)
 
 
 def test_map_cells_are_nan_exactly_where_most_of_the_cell_is_not_valid() -> None:

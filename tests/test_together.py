@@ -2,12 +2,16 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ccdstream.errors import OutputError
-from ccdstream.report.files import TextFile, Together, write_text
+from ccdstream.report.files import Lock, TextFile, Together, lock_path, sweep, write_text
 from tests.commands import everything_in
 
 
@@ -114,3 +118,91 @@ def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
         Together() as results,
     ):
         results.place(tmp_path / "no" / "a.txt")
+
+
+# -- what a killed process leaves -----------------------------------------------------------------
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from ccdstream.report.files import Together
+folder, moment = Path(sys.argv[1]), int(sys.argv[2])
+calls, replace = [0], os.replace
+def killed(*arguments):
+    calls[0] += 1
+    if calls[0] == moment:
+        os.kill(os.getpid(), 9)
+    replace(*arguments)
+os.replace = killed
+with Together(overwrite=True) as results:
+    for name in "abc":
+        results.place(folder / name).write_text("new " + name)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("moment", range(1, 7))
+def test_names_that_a_killed_process_had_begun_to_give_are_taken_back(
+    tmp_path: Path, moment: int
+) -> None:
+    """Of a, b and c there were a and b: five replacements in all, so that the sixth never comes."""
+    for name in "ab":
+        (tmp_path / name).write_text(f"old {name}")
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(moment)])
+    assert done.returncode == -signal.SIGKILL
+    sweep(tmp_path)
+    expected = {"a": "old a", "b": "old b"}
+    if moment == 6:
+        expected = {name: f"new {name}" for name in "abc"}
+    assert contents(tmp_path) == expected
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(expected)
+
+
+def test_taking_back_can_itself_be_killed_at_any_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(f"old {name}")
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path, "5"])
+    assert contents(tmp_path)["a"] == "new a"
+    replace = os.replace
+
+    class Killed(BaseException):
+        pass
+
+    def once(*arguments: Any) -> None:
+        replace(*arguments)
+        raise Killed
+
+    for _ in range(4):  # to put two back, and two in their place
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(os, "replace", once)
+            sweep(tmp_path)
+    sweep(tmp_path)
+    assert contents(tmp_path) == {"a": "old a", "b": "old b"}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_process_is_at_is_not_swept_away(tmp_path: Path) -> None:
+    with Together() as results, Lock(lock_path(tmp_path, "x"), "taken"):
+        place = results.place(tmp_path / "a")
+        place.write_text("a")
+        sweep(tmp_path)
+        assert place.read_text() == "a" and lock_path(tmp_path, "x").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_one_at_a_time_holds_a_lock_and_a_stale_one_holds_nobody_up(tmp_path: Path) -> None:
+    path = lock_path(tmp_path, "x")
+    path.write_text("left by a process that was killed")
+    with Lock(path, "taken"):
+        with pytest.raises(OutputError, match="taken"), Lock(path, "taken"):
+            pytest.fail("two held it")
+        assert path.exists()
+    assert not path.exists()
+    with Lock(path, "taken"):
+        pass
+    path.touch()
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []

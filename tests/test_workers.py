@@ -1,162 +1,213 @@
-"""Calls that are joined, and work that is shared out: nothing is lost, done twice, or left behind.
+"""Worker processes: what they do comes back, and one that dies takes nobody with it."""
 
-`no_thread_left_behind` holds for every test here.
-"""
-
+import os
 import signal
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ccdstream.workers import GivenUp, Joined, share_out
+from ccdstream.errors import OutputError
+from ccdstream.workers import (
+    Died,
+    Done,
+    Event,
+    GivenUp,
+    Raised,
+    Ready,
+    Stopped,
+    Tell,
+    Told,
+    Work,
+    Worker,
+    Workers,
+)
+from tests.commands import ROOT
 
 
-class Slow:
-    """Squares numbers; its first call waits for `go`. A negative number cannot be squared."""
-
-    def __init__(self) -> None:
-        self.calls: list[list[int]] = []
-        self.go = threading.Event()
-
-    def __call__(self, numbers: list[int]) -> list[int]:
-        self.calls.append(numbers)
-        if len(self.calls) == 1:
-            assert self.go.wait(10)
-        if min(numbers) < 0:
-            raise ValueError(f"negative: {min(numbers)}")
-        return [number * number for number in numbers]
+def set_up(_: Tell) -> tuple[int, Work]:
+    """A worker that says which process it is, and does what its task is called after."""
+    return os.getpid(), work
 
 
-def results_of(slow: Slow, joined: "Joined[int, int]", numbers: list[int]) -> list[object]:
-    """What each of `numbers` gives, called in this order while the first call is at work."""
+def work(task: Any, tell: Tell, stopped: Stopped) -> Any:
+    match task:
+        case ("square", number):
+            tell(f"{number} times {number}")
+            return number * number
+        case ("refuse",):
+            raise OutputError("the disk is full")
+        case ("bug",):
+            raise ZeroDivisionError("a bug")
+        case ("die", number):
+            os.kill(os.getpid(), number)
+        case ("exit",):
+            os._exit(7)
+        case ("until stopped",):
+            tell("begun")
+            while not stopped():
+                time.sleep(0.005)
+            return "stopped"
+        case ("until given up", place):
+            tell("begun")
+            try:
+                while True:
+                    stopped()
+                    time.sleep(0.005)
+            except GivenUp:
+                Path(place).write_text("tidied up")
+                raise
+        case ("hang",):
+            tell("begun")
+            time.sleep(60)
+    return None
 
-    def outcome(number: int) -> object:
-        try:
-            return joined(number)
-        except ValueError as error:
-            return str(error)
 
-    with ThreadPoolExecutor(len(numbers)) as pool:
-        futures = []
-        for count, number in enumerate(numbers):
-            futures.append(pool.submit(outcome, number))
-            wait_until(lambda count=count: len(slow.calls) == 1 and len(joined._waiting) == count)
-        slow.go.set()
-        return [future.result() for future in futures]
+def no_model(_: Tell) -> tuple[Any, Work]:
+    raise OutputError("no model")
+
+
+def next_event(workers: Workers) -> tuple[Worker, Event]:
+    """What comes next; fails where nothing does."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for worker, event in workers.events():
+            return worker, event
+    pytest.fail("nothing came")
+
+
+def results_of(workers: Workers, worker: Worker, task: Any) -> list[Event]:
+    """What a task gives, up to its end."""
+    worker.give(task)
+    events = []
+    while not (events and isinstance(events[-1], Done | Raised | Died)):
+        events.append(next_event(workers)[1])
+    return events
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def wait_until(so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not so():
         assert time.monotonic() < end
-        time.sleep(0.001)
+        time.sleep(0.01)
 
 
-def test_a_lone_caller_is_served_at_once_and_alone() -> None:
-    slow = Slow()
-    slow.go.set()
-    joined = Joined(slow, size=lambda _: 1, most=8)
-    assert [joined(number) for number in (3, 4)] == [9, 16]
-    assert slow.calls == [[3], [4]]
+def test_one_worker_does_task_after_task_in_a_process_of_its_own() -> None:
+    with Workers() as workers:
+        worker = workers.add(set_up)
+        ready = next_event(workers)[1]
+        assert ready == Ready(worker.pid) and worker.pid != os.getpid()
+        assert results_of(workers, worker, ("square", 3)) == [Told("3 times 3"), Done(9)]
+        # an error costs its task alone
+        [refused] = results_of(workers, worker, ("refuse",))
+        assert isinstance(refused, Raised) and isinstance(refused.error, OutputError)
+        assert str(refused.error) == "the disk is full"
+        [bug] = results_of(workers, worker, ("bug",))
+        assert isinstance(bug, Raised) and bug.error is None
+        assert bug.trace.strip().endswith("ZeroDivisionError: a bug")
+        assert results_of(workers, worker, ("square", 4))[-1] == Done(16)
+    assert not is_alive(ready.about)
 
 
-def test_who_waits_while_a_call_is_at_work_shares_the_next_ones() -> None:
-    slow = Slow()
-    joined = Joined(slow, size=lambda _: 1, most=3)
-    assert results_of(slow, joined, [1, 2, 3, 4, 5]) == [1, 4, 9, 16, 25]
-    assert slow.calls == [[1], [2, 3, 4], [5]]
+@pytest.mark.parametrize(
+    ("task", "how"),
+    [
+        (("die", signal.SIGSEGV), "crashed (SIGSEGV)"),
+        (("die", signal.SIGKILL), "was killed (SIGKILL), as is done where memory runs out"),
+        (("exit",), "ended by itself, with exit status 7"),
+    ],
+    ids=["segv", "kill", "exit"],
+)
+def test_a_worker_that_dies_is_told_with_how_and_the_others_go_on(task: Any, how: str) -> None:
+    with Workers() as workers:
+        one, other = workers.add(set_up), workers.add(set_up)
+        assert {next_event(workers)[0], next_event(workers)[0]} == {one, other}
+        one.give(task)
+        assert next_event(workers) == (one, Died(how))
+        assert workers.alive == [other]
+        assert results_of(workers, other, ("square", 5))[-1] == Done(25)
 
 
-def test_a_call_takes_no_more_than_fits_and_what_never_fits_alone() -> None:
-    slow = Slow()
-    joined = Joined(slow, size=lambda number: number, most=5)
-    assert results_of(slow, joined, [1, 2, 3, 9, 4]) == [1, 4, 9, 81, 16]
-    assert slow.calls == [[1], [2, 3], [9], [4]]
+def test_a_worker_that_cannot_get_ready_says_why_and_is_gone() -> None:
+    with Workers() as workers:
+        worker = workers.add(no_model)
+        raised = next_event(workers)[1]
+        assert isinstance(raised, Raised) and str(raised.error) == "no model"
+        assert next_event(workers) == (worker, Died("ended by itself, with exit status 0"))
+        assert workers.alive == []
 
 
-def test_an_error_is_raised_where_it_belongs_and_nowhere_else() -> None:
-    slow = Slow()
-    joined = Joined(slow, size=lambda _: 1, most=8)
-    assert results_of(slow, joined, [1, 2, -3, 4]) == [1, 4, "negative: -3", 16]
-    assert slow.calls == [[1], [2, -3, 4], [2], [-3], [4]]
-    assert joined(5) == 25  # and it goes on
+def test_workers_pay_no_heed_to_signals_but_end_their_input_when_told() -> None:
+    with Workers() as workers:
+        worker = workers.add(set_up)
+        next_event(workers)
+        worker.give(("until stopped",))
+        assert next_event(workers)[1] == Told("begun")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker.pid, number)
+        worker.stop()
+        assert next_event(workers)[1] == Done("stopped")
 
 
-def test_many_callers_each_get_their_own_result() -> None:
-    slow = Slow()
-    slow.go.set()
-    joined = Joined(slow, size=lambda _: 1, most=4)
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(joined, range(400))) == [k * k for k in range(400)]
-    assert sorted(k for call in slow.calls for k in call) == list(range(400))
-    assert max(map(len, slow.calls)) <= 4
+def test_after_an_error_of_the_caller_workers_give_up_and_tidy_up(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Workers() as workers:
+        worker = workers.add(set_up)
+        next_event(workers)
+        worker.give(("until given up", str(tmp_path / "told")))
+        assert next_event(workers)[1] == Told("begun")
+        raise KeyboardInterrupt
+    assert (tmp_path / "told").read_text() == "tidied up"
+    assert not is_alive(worker.pid)
 
 
-def test_each_item_goes_to_one_worker_and_to_whoever_is_free() -> None:
-    done: list[tuple[str, int]] = []
-    quick_is_through = threading.Event()
-
-    def slow(item: int, go_on: Callable[[], None]) -> None:
-        assert quick_is_through.wait(10)
-        done.append(("slow", item))
-
-    def quick(item: int, go_on: Callable[[], None]) -> None:
-        done.append(("quick", item))
-        if len(done) == 3:
-            quick_is_through.set()
-
-    share_out(range(4), [slow, quick])
-    assert sorted(item for _, item in done) == [0, 1, 2, 3]
-    assert [who for who, _ in done] == ["quick"] * 3 + ["slow"]
+def test_a_worker_that_hangs_is_killed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ccdstream.workers._GIVE_UP_S", 0.1)
+    with pytest.raises(KeyboardInterrupt), Workers() as workers:
+        worker = workers.add(set_up)
+        next_event(workers)
+        worker.give(("hang",))
+        assert next_event(workers)[1] == Told("begun")
+        raise KeyboardInterrupt
+    assert not is_alive(worker.pid)
 
 
-def test_a_single_worker_works_in_the_callers_thread_in_order() -> None:
-    done: list[tuple[int, threading.Thread]] = []
-    share_out([3, 1, 2], [lambda item, _: done.append((item, threading.current_thread()))])
-    assert done == [(item, threading.current_thread()) for item in (3, 1, 2)]
+CALLER = """
+from tests.test_workers import next_event, set_up
+from ccdstream.workers import Workers
+with Workers() as workers:
+    worker = workers.add(set_up)
+    next_event(workers)
+    worker.give(("hang",))
+    next_event(workers)
+    print(worker.pid, flush=True)
+    next_event(workers)
+"""
 
 
-def test_more_workers_than_items_do_no_harm() -> None:
-    done: list[int] = []
-    share_out([1], [lambda item, _: done.append(item)] * 3)
-    share_out([], [lambda item, _: done.append(item)] * 2)
-    assert done == [1]
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_workers_end_with_a_caller_that_is_killed_even_while_they_hang() -> None:
+    command = [sys.executable, "-c", CALLER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as caller:
+        assert caller.stdout is not None
+        worker = int(caller.stdout.readline())
+        assert is_alive(worker)
+        caller.kill()
+    wait_until(lambda: not is_alive(worker) or is_zombie(worker))
 
 
-def waits_until_given_up(told: list[str]) -> Callable[[int, Callable[[], None]], None]:
-    def work(item: int, go_on: Callable[[], None]) -> None:
-        try:
-            wait_until(lambda: bool(go_on()))
-        except GivenUp:
-            told.append(f"{item} was given up")
-            raise
-
-    return work
-
-
-def test_the_error_of_one_worker_makes_the_others_give_up() -> None:
-    told: list[str] = []
-
-    def fails(item: int, go_on: Callable[[], None]) -> None:
-        raise OSError(f"{item} broke")
-
-    with pytest.raises(OSError, match=r"[01] broke"):
-        share_out(range(9), [waits_until_given_up(told), fails])
-    assert told in (["0 was given up"], ["1 was given up"], [])  # the other may not have begun
-
-
-def test_an_interrupted_caller_makes_all_give_up() -> None:
-    told: list[str] = []
-    waiting = waits_until_given_up(told)
-
-    def interrupts(item: int, go_on: Callable[[], None]) -> None:
-        if item == 0:
-            signal.raise_signal(signal.SIGINT)
-        waiting(item, go_on)
-
-    with pytest.raises(KeyboardInterrupt):
-        share_out(range(9), [interrupts, interrupts])
-    assert 1 <= len(told) <= 2
+def is_zombie(pid: int) -> bool:
+    """Ended, and nobody has asked how: not every first process of a machine does."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"

@@ -4,6 +4,7 @@
 that stands on a queue runs, and is tested, without a GPU.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -15,7 +16,6 @@ from ccdstream.engine.base import BuildOptions, Device, EngineOutput, check_inpu
 from ccdstream.engine.gpu import Gpu, find_gpus
 from ccdstream.errors import EngineError
 from ccdstream.frames import VIEW_SIZE
-from ccdstream.workers import one_at_a_time
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WARM_UPS = 2
 """Runs before one is recorded: the first allocates and chooses kernels, which no graph may hold."""
 
-_RECORDING = one_at_a_time()
+_RECORDING = threading.Lock()
 """Torch allows one recording at a time in a process, also where each is on a GPU of its own."""
 
 Work = Callable[["Tensor", "Tensor", "Sequence[Tensor]"], None]

@@ -2,7 +2,6 @@
 
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,28 +11,24 @@ from ccdstream.frames import Scored
 from ccdstream.gpu.transfer import ToHost
 from ccdstream.gpu.view import DeviceViews
 from ccdstream.score import MIN_VALID_SHARE, not_finite
-from ccdstream.workers import Joined
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 _CALLS_AHEAD = 2
-"""Calls of the engine that are queued on the device: one at work and one that follows at once. Who
-comes meanwhile shares the next."""
+"""Calls of the engine that are queued on the device: one at work and one that follows at once."""
 
 
 class DeviceScorer:
-    """`ccdstream.score.Scorer` for views in a GPU's memory; several analyses may call it at once.
+    """`ccdstream.score.Scorer` for views in a GPU's memory.
 
-    Whatever it queues goes to the current stream of the views' GPU. An engine's error is raised in
-    the analysis whose views it concerns.
+    Whatever it queues goes to the current stream of the views' GPU.
     """
 
     def __init__(self, engine: DeviceEngine) -> None:
         self._engine = engine
         self._ahead: deque[ToHost] = deque()
-        self._joined = Joined(self._begin, size=lambda views: len(views.frames), most=self.most)
 
     @property
     def place(self) -> "torch.device":
@@ -51,37 +46,21 @@ class DeviceScorer:
         Raises:
             EngineError: the engine failed.
         """
-        return self._joined(views)
-
-    def _begin(self, callers: list[DeviceViews]) -> list["Scoring"]:
-        import torch
-
         while len(self._ahead) >= _CALLS_AHEAD:
             self._ahead.popleft().array()
-        frames, valid = callers[0].frames, callers[0].valid
-        if len(callers) > 1:
-            frames = torch.cat([views.frames for views in callers])
-            valid = torch.cat([views.valid for views in callers])
-        with _on(frames.device):
-            score, anomaly_map, parts = self._engine.run_on_device(frames, valid)
-            arriving = ToHost(_packed(score, anomaly_map, parts, valid))
+        with _on(views.frames.device):
+            score, anomaly_map, parts = self._engine.run_on_device(views.frames, views.valid)
+            arriving = ToHost(_packed(score, anomaly_map, parts, views.valid))
         self._ahead.append(arriving)
-        ends = np.cumsum([0, *(len(views.frames) for views in callers)])
-        return [
-            Scoring(self._engine, arriving, slice(start, end), tuple(anomaly_map.shape[1:]))
-            for start, end in pairwise(ends.tolist())
-        ]
+        return Scoring(self._engine, arriving, tuple(anomaly_map.shape[1:]))
 
 
 class Scoring:
     """Scores on their way to the host."""
 
-    def __init__(
-        self, engine: DeviceEngine, arriving: ToHost, rows: slice, map_size: tuple[int, ...]
-    ) -> None:
+    def __init__(self, engine: DeviceEngine, arriving: ToHost, map_size: tuple[int, ...]) -> None:
         self._engine = engine
         self._arriving = arriving
-        self._rows = rows
         self._map_size = map_size
 
     def scored(self) -> list[Scored]:
@@ -90,7 +69,7 @@ class Scoring:
         Raises:
             EngineError: a score or a map is not finite.
         """
-        packed = self._arriving.array()[self._rows]
+        packed = self._arriving.array()
         if not packed[:, 1].all():
             raise not_finite(self._engine)
         cells = self._map_size[0] * self._map_size[1]

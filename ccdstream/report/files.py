@@ -2,11 +2,14 @@
 
 `TextFile` is written beside its place as `NAME.part` and renamed on a clean exit; after an error
 nothing is left under either name. `Together` does the same for several files at once. An existing
-file is refused unless the caller allows to replace it.
+file is refused unless the caller allows to replace it. `Lock` keeps two writers apart. What a
+killed process left undone `sweep` undoes: it can be told from what one is at.
 """
 
+import json
 import os
 import shutil
+import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -146,6 +149,144 @@ def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
         file.write(text)
 
 
+class Lock:
+    """A hidden file that one process at a time holds; a context manager.
+
+    What counts is the system's lock on the file (flock), which ends with its process however that
+    ends: a file that a killed one left behind holds nobody up. On Windows nothing is locked.
+
+    Raises:
+        OutputError: On entering, another process holds it, or it cannot be made.
+    """
+
+    def __init__(self, path: Path, taken: str) -> None:
+        """
+        Args:
+            taken: what to say where another process holds it.
+        """
+        self.path = path
+        self._taken = taken
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            descriptor = _locked(self.path)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to the folder {printable(self.path.parent)}: {error.strerror}. "
+                "Check that it exists, is writable and has room, or choose another --output."
+            ) from error
+        if descriptor is None:
+            raise OutputError(self._taken)
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            with suppress(OSError):  # before it is let go: see _locked
+                self.path.unlink()
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _locked(path: Path) -> int | None:
+    """An open descriptor of `path`, made if need be, with the lock on it; None where another
+    process holds that.
+
+    Raises:
+        OSError: it cannot be opened or made.
+    """
+    if sys.platform == "win32":
+        return os.open(os.devnull, os.O_RDWR)
+    import fcntl
+
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:  # a file system without locks: nobody can be told from anybody
+            return descriptor
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        os.close(descriptor)  # who held it before has removed it meanwhile
+
+
+_HIDDEN, _PART = ".ccdstream-", ".part"
+_OWNER, _JOURNAL = "owner.lock", "publishing.json"
+"""In the hidden folder of a `Together`: what its process holds; which files are getting names."""
+_LOCK_SUFFIX = ".ccdstream.lock"
+
+
+def lock_path(folder: Path, name: str) -> Path:
+    """Where the lock of what is called `name` lies in `folder`."""
+    return folder / f".{name}{_LOCK_SUFFIX}"
+
+
+def _is_orphan(hidden: Path) -> bool:
+    """Whether no process works in `hidden`. One without a lock is about to get it, or never will:
+    it is no orphan, unless removing it while it is empty can be done, which its maker bears."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        descriptor = os.open(hidden / _OWNER, os.O_RDWR)
+    except OSError:
+        with suppress(OSError):
+            hidden.rmdir()
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Make `folder` as if processes that were killed in it had failed: files of a `Together` that
+    had begun to appear are taken back, those that they replaced are there again, and nothing
+    hidden is left. What a process is at stays.
+
+    Raises:
+        OutputError: it cannot be done.
+    """
+    for hidden in folder.glob(f"{_HIDDEN}*{_PART}"):
+        if _is_orphan(hidden):
+            try:
+                _take_back(hidden)
+            except (OSError, ValueError) as error:
+                raise OutputError(
+                    f"cannot tidy up {printable(hidden)}, which a process that was killed left: "
+                    f"{error}. Check that the folder is writable, or choose another --output."
+                ) from error
+            shutil.rmtree(hidden, ignore_errors=True)  # what stays is hidden, and tried again
+    for lock in folder.glob(f".*{_LOCK_SUFFIX}"):
+        with suppress(OutputError), Lock(lock, "held"):
+            pass
+
+
+def _take_back(hidden: Path) -> None:
+    """Undo what a `Together` did of giving its files their names, if it did not get to the end.
+
+    May itself be killed at any moment, and is then done again.
+    """
+    journal = hidden / _JOURNAL
+    if not journal.exists():
+        return
+    for number, name in json.loads(journal.read_text(encoding="utf-8")):
+        written, old, place = hidden / name, hidden / f"{number}.old", hidden.parent / name
+        if not os.path.lexists(written) and os.path.lexists(place):
+            os.replace(place, written)
+        if os.path.lexists(old):
+            os.replace(old, place)
+
+
 class Together:
     """Files that appear together, once all of them are whole; a context manager.
 
@@ -153,6 +294,7 @@ class Together:
 
     They are written in a hidden folder beside their places. When the block is left without an error
     all move to their names; else, or where one cannot be moved, everything is as it was before.
+    Where the process is killed, `sweep` makes it so.
 
     Raises:
         OutputError: A file exists already or cannot be written. Messages of the block that name the
@@ -162,6 +304,7 @@ class Together:
     def __init__(self, *, overwrite: bool = False) -> None:
         self._overwrite = overwrite
         self._hidden: dict[Path, Path] = {}  # folder: where its files are written
+        self._owned: list[int] = []  # descriptors that tell others that this process is alive
         self._places: list[tuple[Path, Path]] = []  # (where it is written, where it will appear)
 
     def place(self, path: Path) -> Path:
@@ -172,16 +315,28 @@ class Together:
             raise OutputError(f"{printable(path)} is a folder. Choose another place.")
         if path.parent not in self._hidden:
             try:
-                hidden = tempfile.mkdtemp(prefix=".ccdstream-", suffix=".part", dir=path.parent)
+                self._hidden[path.parent] = self._make_hidden(path.parent)
             except OSError as error:
                 raise OutputError(
                     f"cannot write to the folder {printable(path.parent)}: {error.strerror}. "
                     "Check that it exists, is writable and has room, or choose another --output."
                 ) from error
-            self._hidden[path.parent] = Path(hidden)
         written = self._hidden[path.parent] / path.name
         self._places.append((written, path))
         return written
+
+    def _make_hidden(self, folder: Path) -> Path:
+        while True:
+            hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, suffix=_PART, dir=folder))
+            if sys.platform == "win32":
+                return hidden
+            unlocked = hidden / f"{_OWNER}.new"  # so that the lock is never seen without its owner
+            with suppress(FileNotFoundError):  # another process swept the empty folder
+                descriptor = _locked(unlocked)
+                if descriptor is not None:
+                    self._owned.append(descriptor)
+                    unlocked.rename(hidden / _OWNER)
+                    return hidden
 
     def __enter__(self) -> Self:
         return self
@@ -203,27 +358,31 @@ class Together:
         finally:
             for hidden in self._hidden.values():
                 shutil.rmtree(hidden, ignore_errors=True)
+            while self._owned:
+                os.close(self._owned.pop())
 
     def _publish(self) -> None:
         """Give every file its name, and take that back where one cannot have it."""
-        waiting: list[tuple[Path, Path]] = []  # (where an old file waits, where it was)
-        begun: list[Path] = []
+        path = Path()
         try:
+            for path, hidden in self._hidden.items():
+                mine = [
+                    (number, place.name)
+                    for number, (written, place) in enumerate(self._places)
+                    if place.parent == path and os.path.lexists(written)
+                ]
+                (hidden / _JOURNAL).write_text(json.dumps(mine), encoding="utf-8")
             for number, (written, path) in enumerate(self._places):
                 if os.path.lexists(path):
                     if not self._overwrite:
                         refuse_existing(path)
-                    old = written.parent / f"{number}.old"
-                    waiting.append((old, path))
-                    os.replace(path, old)
-                begun.append(path)
+                    os.replace(path, written.parent / f"{number}.old")
                 os.replace(written, path)
+            for hidden in self._hidden.values():
+                (hidden / _JOURNAL).unlink()
         except BaseException as error:
-            for done in begun:
-                done.unlink(missing_ok=True)
-            for old, place in waiting:
-                if os.path.lexists(old):
-                    os.replace(old, place)
+            for hidden in self._hidden.values():
+                _take_back(hidden)
             if isinstance(error, OSError):
                 raise OutputError(
                     f"cannot write {printable(path)}: {error.strerror or error}. "

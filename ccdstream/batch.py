@@ -1,0 +1,718 @@
+"""Many recordings: which there are, which are done already, and the record of what became of each.
+
+A folder or several inputs are a batch. Each recording is a job; jobs are done in worker processes,
+so that one whose decoder crashes costs itself alone. What is done is left alone, so the same
+command again does what is missing, changed or failed; killed at any moment and given again, a batch
+ends in the files that an undisturbed one leaves. `batch.json` says at all times what is known.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from ccdstream import NOTICE, __version__
+from ccdstream.bundle import Bundle
+from ccdstream.engine.select import SelectedEngine
+from ccdstream.errors import CcdstreamError, EngineError, OutputError, VideoOpenError, show_path
+from ccdstream.pipeline import OutputFiles, Progress, RunOptions, RunResult, run, sha256_of
+from ccdstream.report.alerts import alert_record
+from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
+from ccdstream.report.audit import write_audit
+from ccdstream.report.files import Lock, refuse_existing, sweep
+from ccdstream.workers import Died, Done, Raised, Ready, Stopped, Tell, Told, Work, Worker, Workers
+
+SCHEMA = "ccdstream.batch/1"
+
+VIDEO_SUFFIXES = frozenset({
+    ".3gp", ".asf", ".avi", ".dv", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg",
+    ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+})  # fmt: skip
+"""Which files of a folder are recordings. A file that is named itself may be called anything."""
+
+OVERLAY_SUFFIX = ".overlay.mp4"
+"""What a run leaves, and so no recording of the folder that it lies in."""
+
+RESULTS_SUFFIX = ".ccdstream"
+"""Of a folder that holds results, if nobody names another."""
+
+SEVERAL = Path("ccdstream-results")
+"""Where the results of several inputs go, if nobody says."""
+
+JOBS_PER_GPU = 2
+"""Recordings at a time on a GPU, so that one is at work while another is opened, or its last frames
+are written. More would share the same decoder. Reasoned, not measured."""
+
+_PROGRESS_EVERY_S = 0.1
+"""Between what a worker tells of how far it is."""
+
+
+# -- which recordings there are -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A recording, and where its results go."""
+
+    path: Path
+    files: OutputFiles
+    name: str
+    """What it is called in what is said: its path below the folder that all inputs lie in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What inputs name."""
+
+    output: Path
+    jobs: list[Job]
+    unusable: list[tuple[Path, CcdstreamError]]
+    """Inputs that name no recording, and why."""
+
+
+def is_batch(inputs: Sequence[Path]) -> bool:
+    """Whether these are a batch; else they are one recording."""
+    return len(inputs) > 1 or any(os.path.isdir(path) for path in inputs)
+
+
+def find_jobs(inputs: Sequence[Path], output: Path | None, *, recursive: bool) -> Found:
+    """The jobs of a batch: in the order of the inputs, and of the names in each folder.
+
+    Below `output` results lie as the recordings do below the folder that all inputs have in common.
+    A recording that is named twice is one job.
+
+    Args:
+        output: None for `INPUT.ccdstream` of a single folder, and `SEVERAL` of several inputs.
+
+    Raises:
+        OutputError: two recordings would write the same results.
+    """
+    if output is None:
+        only = Path(os.path.abspath(inputs[0])).name or "root"
+        output = Path(f"{only}{RESULTS_SUFFIX}") if len(inputs) == 1 else SEVERAL
+    recordings: list[Path] = []
+    unusable: list[tuple[Path, CcdstreamError]] = []
+    for path in inputs:
+        if not os.path.isdir(path):
+            recordings.append(path)
+            continue
+        try:
+            recordings += videos_in(path, recursive=recursive, leave_out=output)
+        except VideoOpenError as error:
+            unusable.append((path, error))
+    common = os.path.commonpath(
+        [os.path.abspath(path if os.path.isdir(path) else path.parent) for path in inputs]
+    )
+    jobs: dict[Path, Job] = {}
+    for path in recordings:
+        below = Path(os.path.relpath(os.path.abspath(path), common))
+        job = Job(path, OutputFiles(output / below.parent, path.stem), str(below))
+        owner = jobs.setdefault(job.files.path("run.json"), job)
+        if os.path.abspath(owner.path) != os.path.abspath(path):
+            raise OutputError(
+                f"{show_path(owner.path)} and {show_path(path)} would write the same results. "
+                "Run them apart, with an --output each."
+            )
+    return Found(output, list(jobs.values()), unusable)
+
+
+def videos_in(
+    folder: Path, *, recursive: bool = False, leave_out: Path | None = None
+) -> list[Path]:
+    """The recordings directly in a folder, or anywhere below it: no hidden files, nor what past
+    runs left.
+
+    Args:
+        leave_out: a folder below `folder` that holds results.
+
+    Raises:
+        VideoOpenError: there is none, or a folder cannot be read.
+    """
+    results = None if leave_out is None else os.path.abspath(leave_out)
+    videos: list[Path] = []
+    folders = [folder]
+    while folders:
+        here = folders.pop(0)
+        try:
+            entries = sorted(here.iterdir())
+        except OSError as error:
+            raise VideoOpenError(
+                f"cannot look into the folder {show_path(here)}: {error.strerror}. "
+                "Check that it may be read."
+            ) from error
+        entries = [path for path in entries if not path.name.startswith(".")]
+        made = _made_by_runs(entries)
+        videos += [
+            path
+            for path in entries
+            if path.suffix.lower() in VIDEO_SUFFIXES
+            and not path.name.endswith(OVERLAY_SUFFIX)
+            and path.name not in made
+            and path.is_file()
+        ]
+        if recursive:
+            folders += [
+                path
+                for path in entries
+                if path.is_dir()
+                and not path.is_symlink()
+                and path.suffix != RESULTS_SUFFIX
+                and os.path.abspath(path) != results
+            ]
+    if not videos:
+        where = "in it or below it" if recursive else "directly in it"
+        more = "" if recursive else "; --recursive looks into its folders too"
+        raise VideoOpenError(
+            f"no videos in the folder {show_path(folder)}. "
+            f"Expected files such as .mp4, .mkv or .avi {where}{more}."
+        )
+    return sorted(videos) if recursive else videos
+
+
+def _made_by_runs(entries: Iterable[Path]) -> set[str]:
+    """Names of the files that runs left among `entries`, as their run.json say."""
+    made: set[str] = set()
+    for path in entries:
+        if path.name.endswith(".run.json"):
+            made.update(map(str, _read(path).get("outputs") or ()))
+    return made
+
+
+# -- what is done already -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What results must be of to be left alone."""
+
+    bundle: Bundle
+    options: RunOptions
+    device: str = "auto"
+    engine: str = "auto"
+    precision: str = "fp16"
+    """Of the engines that take one."""
+
+
+class Standing(NamedTuple):
+    """What of a job's results is there."""
+
+    state: Literal["none", "whole", "unfinished", "other", "foreign"]
+    """whole: all of what is wanted; unfinished: of that, but not to the end, or not all of it;
+    other: of another input, model, option or version; foreign: files that no run.json speaks of."""
+    why: str = ""
+
+
+def standing(job: Job, wanted: Wanted) -> Standing:
+    """Whether a job is done already. Hashes the recording only where its time has changed.
+
+    Raises:
+        VideoOpenError: the recording cannot be read.
+    """
+    audit = job.files.path("run.json")
+    if not os.path.lexists(audit):
+        there = [file for file in job.files.all(wanted.options.video) if os.path.lexists(file)]
+        return Standing("foreign", f"{show_path(there[0])} is there") if there else Standing("none")
+    record = _read(audit)
+    if record.get("schema") != RUN_SCHEMA:
+        return Standing("other", f"{show_path(audit)} is not one of this version")
+    try:
+        if why := _difference(record, job, wanted):
+            return Standing("other", why)
+        for name in record["outputs"]:
+            file = job.files.folder / name
+            if not file.is_file():
+                return Standing("unfinished", f"{show_path(file)} is missing")
+            size = record["output_bytes"].get(name)
+            if size is not None and file.stat().st_size != size:
+                return Standing("other", f"{show_path(file)} is not as it was left")
+        if record["interrupted"]:
+            return Standing("unfinished", "it was interrupted")
+        if record["input"]["changed_meanwhile"]:
+            return Standing("unfinished", "the recording changed while it was analysed")
+    except (KeyError, TypeError, AttributeError):
+        return Standing("other", f"{show_path(audit)} is not one of this version")
+    return Standing("whole")
+
+
+def _difference(record: dict[str, Any], job: Job, wanted: Wanted) -> str:
+    """What results are of that is not what is wanted; nothing where they are of just that."""
+    bundle, used = wanted.bundle, record["engine"]
+    if record["ccdstream"] != __version__:
+        return f"its results are of ccdstream {record['ccdstream']}"
+    model = record["model"]
+    if (model["id"], model["files"]) != (bundle.model_id, bundle.manifest["files"]):
+        return f"its results are of the model {model['id']}"
+    if record["alert_rule"] != dict(bundle.alert):
+        return "its results are of other alert settings"
+    if record["options"] != wanted.options.of_results():
+        return "its results are of other options"
+    if wanted.device not in ("auto", used["device"]):
+        return f"its results were computed on {used['device']}"
+    if wanted.engine not in ("auto", used["name"]):
+        return f"its results were computed with {used['name']}"
+    if used["precision"] not in (None, wanted.precision):
+        return f"its results were computed in {used['precision']}"
+    return "" if _same_input(record["input"], job.path) else "its results are of another recording"
+
+
+def _same_input(known: dict[str, Any], path: Path) -> bool:
+    try:
+        about = path.stat()
+        if about.st_size != known["bytes"]:
+            return False
+        unchanged: bool = about.st_mtime_ns == known["mtime_ns"]
+        return unchanged or sha256_of(path) == str(known["sha256"])
+    except OSError as error:
+        raise VideoOpenError(
+            f"cannot open {show_path(path)}: {error.strerror}. Check that it is there and readable."
+        ) from error
+
+
+def _read(audit: Path) -> dict[str, Any]:
+    """What a run.json holds; nothing where it is none."""
+    try:
+        record = json.loads(audit.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # it is then no record, which is what the caller asks
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+# -- what becomes of each -------------------------------------------------------------------------
+
+
+class Status(StrEnum):
+    """What became of an input."""
+
+    done = "done"
+    already_done = "already_done"
+    failed = "failed"
+    crashed = "crashed"
+    """The process that analysed it died."""
+    interrupted = "interrupted"
+    """Its input was ended early; what was analysed up to there is whole. A rerun does it again."""
+    begun = "begun"
+    """It had not ended when this was written."""
+    not_begun = "not_begun"
+
+
+@dataclass(slots=True)
+class Entry:
+    """An input of a batch, and what became of it."""
+
+    path: Path
+    name: str
+    job: Job | None
+    """None where it names no recording."""
+    status: Status = Status.not_begun
+    reason: str = ""
+    outputs: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float | None = None
+    """How long it was at work; None where it was not."""
+
+    def take_in(self, job: Job) -> None:
+        """Take outputs and counts from what the run left."""
+        record = _read(job.files.path("run.json"))
+        self.outputs = list(record.get("outputs", ()))
+        self.counts = dict(record.get("counts", {}))
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What is known of every input, and `batch.json`, where it can be read."""
+
+    output: Path
+    wanted: Wanted
+    entries: list[Entry]
+    ended: bool = False
+
+    def count(self) -> Counter[str]:
+        """How many inputs have each status."""
+        return Counter(entry.status.value for entry in self.entries)
+
+    @property
+    def failed(self) -> bool:
+        """Whether an input failed or crashed."""
+        return any(entry.status in (Status.failed, Status.crashed) for entry in self.entries)
+
+    @property
+    def path(self) -> Path:
+        """Where `batch.json` lies."""
+        return self.output / "batch.json"
+
+    def write(self) -> None:
+        """Write `batch.json` anew, whole.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        count = self.count()
+        write_audit(self.path, {
+            "notice": NOTICE,
+            "ccdstream": __version__,
+            "command": sys.argv[1:],
+            "model": self.wanted.bundle.model_id,
+            "options": self.wanted.options.of_results(),
+            "ended": self.ended,
+            "counts": {status.value: count[status.value] for status in Status},
+            "inputs": [self._row(entry) for entry in self.entries],
+        }, schema=SCHEMA, overwrite=True)  # fmt: skip
+
+    def _row(self, entry: Entry) -> dict[str, Any]:
+        folder = None
+        if entry.job is not None:
+            folder = Path(os.path.relpath(entry.job.files.folder, self.output)).as_posix()
+        return {
+            "input": entry.path,
+            "name": entry.name,
+            "folder": folder,
+            "status": entry.status.value,
+            "reason": entry.reason,
+            "outputs": entry.outputs,
+            "counts": entry.counts,
+            "seconds": entry.seconds,
+        }
+
+
+# -- doing it -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker is to open the model."""
+
+    gpu: int = 0
+    threads: int | None = None
+    """Of a CPU; None for all."""
+    first: bool = True
+    """Whether it is the first worker, which says what there is to say."""
+
+
+OpenModel = Callable[[Place], tuple[Bundle, SelectedEngine]]
+"""Opens the model in a worker process; must be picklable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a worker computes with."""
+
+    engine: str
+    device: str
+
+
+class Watcher(Protocol):
+    """Is told what happens, one thing at a time, in the caller's thread."""
+
+    def opened(self, opened: Opened, at_a_time: int) -> None:
+        """The model is open, and so many recordings are analysed at a time."""
+
+    def progressed(self, entry: Entry, progress: Progress) -> None:
+        """So far is one that is at work."""
+
+    def alert(self, entry: Entry, record: dict[str, Any]) -> None:
+        """An alert has closed; `record` as in alerts.jsonl."""
+
+    def ended(self, entry: Entry, result: RunResult | None) -> None:
+        """An input is done, was already, or came to nothing: the last two without a result."""
+
+    def warn(self, text: str) -> None:
+        """Something else that people should know."""
+
+    def stopping(self) -> None:
+        """The inputs are being ended early."""
+
+
+def run_batch(
+    found: Found,
+    wanted: Wanted,
+    open_model: OpenModel,
+    *,
+    jobs: int | None,
+    watcher: Watcher,
+    stopped: Callable[[], bool],
+    gpus: Callable[[], int] = lambda: 1,
+) -> Ledger:
+    """Do the jobs that are not done already, each in one of a few worker processes.
+
+    Args:
+        jobs: recordings at a time; None for 1 on a CPU and `JOBS_PER_GPU` on each GPU.
+        stopped: once it says so, open jobs are finished with what they have, and no other begins.
+        gpus: how many GPUs there are, asked where one is used.
+
+    Raises:
+        OutputError: the results' folder cannot be written, or another batch is at work in it.
+        EngineError, BundleError: the model cannot be opened.
+    """
+    try:
+        found.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make the folder {show_path(found.output)}: {error.strerror}. "
+            "Choose another --output."
+        ) from error
+    busy = (
+        f"another run is at work in {show_path(found.output)}. "
+        "Wait for it, or choose another --output."
+    )
+    with Lock(found.output / ".ccdstream.lock", busy):
+        for folder in sorted({job.files.folder for job in found.jobs}):
+            sweep(folder)
+        ledger = Ledger(found.output, wanted, [
+            *(Entry(path, str(path), None, Status.failed, str(error))
+              for path, error in found.unusable),
+            *(Entry(job.path, job.name, job) for job in found.jobs),
+        ])  # fmt: skip
+        for entry in ledger.entries:
+            if entry.job is not None:
+                _look(entry, entry.job, wanted)
+            if entry.status is not Status.not_begun:
+                watcher.ended(entry, None)
+        ledger.write()  # before any work: it shows that the folder can be written
+        try:
+            _Batch(ledger, open_model, watcher, jobs, gpus, stopped).run()
+        finally:
+            ledger.ended = True
+            for entry in ledger.entries:
+                if entry.status is Status.begun:
+                    entry.status, entry.reason = Status.not_begun, "given up: nothing of it is left"
+            ledger.write()
+    return ledger
+
+
+def _look(entry: Entry, job: Job, wanted: Wanted) -> None:
+    """Take in what of a job is there."""
+    if wanted.options.overwrite:
+        return
+    try:
+        found = standing(job, wanted)
+        if found.state == "foreign":
+            for file in job.files.all(wanted.options.video):
+                refuse_existing(file)
+    except CcdstreamError as error:
+        entry.status, entry.reason = Status.failed, str(error)
+        return
+    entry.reason = found.why
+    if found.state == "whole":
+        entry.status = Status.already_done
+        entry.take_in(job)
+
+
+class _Batch:
+    """The jobs of a batch on their way through the workers."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        open_model: OpenModel,
+        watcher: Watcher,
+        jobs: int | None,
+        gpus: Callable[[], int],
+        stopped: Callable[[], bool],
+    ) -> None:
+        self._ledger = ledger
+        self._open_model = open_model
+        self._watcher = watcher
+        self._jobs = jobs
+        self._gpus = gpus
+        self._stopped = stopped
+        self._waiting = deque(e for e in ledger.entries if e.status is Status.not_begun)
+        self._options = ledger.wanted.options
+        self._began: dict[Worker, float] = {}
+        self._places: dict[Worker, Place] = {}
+        self._opened: Opened | None = None
+        self._stopping = False
+        self._left_out: set[int] = set()  # GPUs
+
+    def run(self) -> None:
+        """Do all that wait, or those that are begun until the caller says that it is enough."""
+        if not self._waiting:
+            return
+        threads = _share_of_cores(min(self._jobs or 1, len(self._waiting)))
+        with Workers() as self._workers:
+            self._start(Place(threads=threads))
+            while self._began or (self._workers.alive and self._waiting and not self._stopped()):
+                if self._stopped() and not self._stopping:
+                    self._stopping = True
+                    self._watcher.stopping()
+                    for worker in self._workers.alive:
+                        worker.stop()
+                for worker, event in self._workers.events():
+                    self._take_in(worker, event)
+
+    def _start(self, place: Place) -> None:
+        self._places[self._workers.add(_Setup(self._open_model, self._options, place))] = place
+
+    def _take_in(self, worker: Worker, event: Any) -> None:
+        if worker.task is None:
+            self._take_in_idle(worker, event)
+            return
+        entry = self._entry(worker.task)
+        match event:
+            case Told():
+                if isinstance(event.what, Progress):
+                    self._watcher.progressed(entry, event.what)
+                else:
+                    self._watcher.alert(entry, event.what)
+            case Done():
+                self._end(worker, entry, event.result)
+                self._give(worker)
+            case Raised():
+                if event.error is None:
+                    self._watcher.warn(event.trace.rstrip())
+                reason = str(event.error or f"a bug: {event.trace.strip().splitlines()[-1]}")
+                self._end(worker, entry, Status.failed, reason)
+                if isinstance(event.error, EngineError):  # a GPU that failed once fails again
+                    self._workers.retire(worker)
+                    self._replace(worker)
+                else:
+                    self._give(worker)
+            case Died():
+                reason = f"the process that analysed it {event.how}"
+                self._end(worker, entry, Status.crashed, reason)
+                self._replace(worker)
+
+    def _take_in_idle(self, worker: Worker, event: Any) -> None:
+        match event:
+            case Ready():
+                if self._opened is None:
+                    self._open_others(event.about, self._places[worker])
+                if event.about == self._opened:
+                    self._give(worker)
+                else:  # results must not depend on which worker had the recording
+                    self._workers.retire(worker)
+                    self._leave_out(worker, f"it would compute with {event.about.engine}")
+            case Raised() | Died() if worker in self._places:  # not the end after an error told
+                self._not_opened(worker, event)
+
+    def _open_others(self, opened: Opened, first: Place) -> None:
+        self._opened = opened
+        gpus = self._gpus() if opened.device == "cuda" else 1
+        usual = JOBS_PER_GPU * gpus if opened.device == "cuda" else 1
+        at_a_time = min(self._jobs or usual, len(self._waiting))
+        self._watcher.opened(opened, at_a_time)
+        for number in range(1, at_a_time):
+            self._start(Place(number % gpus, first.threads, first=False))
+
+    def _give(self, worker: Worker) -> None:
+        if not self._waiting or self._stopped():
+            return
+        entry = self._waiting.popleft()
+        entry.status, entry.reason = Status.begun, ""
+        self._began[worker] = time.monotonic()
+        self._write()
+        worker.give(entry.job)
+
+    def _replace(self, worker: Worker) -> None:
+        place = self._places.pop(worker)
+        if self._waiting and not self._stopped() and self._opened is not None:
+            self._start(replace(place, first=False))
+
+    def _not_opened(self, worker: Worker, event: Raised | Died) -> None:
+        """A worker could not open the model: nobody can if it is the first, else one fewer does."""
+        if isinstance(event, Raised) and event.error is None:
+            raise RuntimeError(f"in a worker process:\n{event.trace}")
+        why = str(event.error) if isinstance(event, Raised) else f"the process {event.how}"
+        if self._opened is None:
+            if isinstance(event, Raised) and event.error is not None:
+                raise event.error
+            raise EngineError(
+                f"the model cannot be opened: {why}. Try another --engine; ccdstream doctor shows "
+                "what is here."
+            )
+        self._leave_out(worker, why)
+
+    def _leave_out(self, worker: Worker, why: str) -> None:
+        place = self._places.pop(worker)
+        if place.gpu not in self._left_out:
+            assert self._opened is not None, "the first is never left out"
+            self._left_out.add(place.gpu)
+            who = f"GPU {place.gpu}" if self._opened.device == "cuda" else "a worker"
+            self._watcher.warn(f"warning: {who} is left out: {why}")
+
+    def _entry(self, job: Job) -> Entry:
+        return next(entry for entry in self._ledger.entries if entry.job == job)
+
+    def _end(
+        self, worker: Worker, entry: Entry, outcome: RunResult | Status, reason: str = ""
+    ) -> None:
+        """Take in what became of the task of a worker."""
+        entry.seconds = time.monotonic() - self._began.pop(worker)
+        worker.task = None
+        result = outcome if isinstance(outcome, RunResult) else None
+        if result is None:
+            assert isinstance(outcome, Status)
+            entry.status, entry.reason = outcome, reason
+        else:
+            entry.status = Status.done
+            if entry.job is not None:
+                entry.take_in(entry.job)
+            if result.interrupted:
+                entry.status, entry.reason = Status.interrupted, "its input was ended early"
+            elif result.changed:
+                entry.status = Status.failed
+                entry.reason = "the recording changed while it was analysed"
+        self._watcher.ended(entry, result)
+        self._write()
+
+    def _write(self) -> None:
+        """Write the record. Where it cannot be, on a full disk, the last one stays and the jobs go
+        on; the end tells."""
+        try:
+            self._ledger.write()
+        except OutputError as error:
+            self._watcher.warn(f"warning: {error}")
+
+
+def _share_of_cores(among: int) -> int | None:
+    """Threads for each of so many workers; None, for all there are, where there is one."""
+    if among == 1:
+        return None
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        cores = os.cpu_count() or 1
+    return max(1, cores // among)
+
+
+# -- in a worker process --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Setup:
+    """Opens the model in a worker, and analyses with it."""
+
+    open_model: OpenModel
+    options: RunOptions
+    place: Place
+
+    def __call__(self, _: Tell) -> tuple[Opened, Work]:
+        bundle, engine = self.open_model(self.place)
+        options = replace(self.options, overwrite=True)
+
+        def work(job: Job, tell: Tell, stopped: Stopped) -> RunResult:
+            told = 0.0
+
+            def on_progress(progress: Progress) -> None:
+                nonlocal told
+                if time.monotonic() - told >= _PROGRESS_EVERY_S:
+                    told = time.monotonic()
+                    tell(progress)
+
+            return run(
+                job.path,
+                job.files,
+                bundle=bundle,
+                engine=engine,
+                options=options,
+                stopped=stopped,
+                on_progress=on_progress,
+                on_alert=lambda alert, source: tell(alert_record(alert, source.time_base)),
+            )
+
+        return Opened(engine.name, engine.device), work
