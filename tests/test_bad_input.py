@@ -188,7 +188,9 @@ def tiny(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "frames"), [(one_frame, 1), (odd_size, 12), (tiny, 12)], ids=lambda x: getattr(x, "__name__", str(x))
+    ("make", "frames"),
+    [(one_frame, 1), (odd_size, 12), (tiny, 12)],
+    ids=lambda x: getattr(x, "__name__", str(x)),
 )
 def test_a_strange_recording_is_analysed_like_any_other(
     run: Callable[..., Any], tmp_path: Path, make: Callable[[Path], Path], frames: int
