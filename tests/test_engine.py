@@ -412,7 +412,7 @@ def test_a_device_that_is_asked_for_is_never_replaced(bundle) -> None:
         open_engine(bundle, device="cuda", backends=backends)
     assert str(caught.value) == (
         f"no engine can run {bundle.model_id} on cuda: a on cuda: a.so is missing; pip install a. "
-        "Use --device cpu; ccdstream doctor shows what is here."
+        "Use the CPU; ccdstream doctor shows what is here."
     )
     assert open_engine(bundle, device="cpu", backends=backends).name == "b"
 
@@ -458,7 +458,7 @@ def test_every_engine_is_listed_in_order_with_what_it_lacks() -> None:
 
 @pytest.mark.skipif(bool(find_gpus().found), reason="there is a GPU here")
 def test_cuda_without_a_gpu_is_an_error_that_names_the_driver(bundle) -> None:
-    with pytest.raises(EngineError, match=r"on cuda: .*NVIDIA driver.* Use --device cpu"):
+    with pytest.raises(EngineError, match=r"on cuda: .*NVIDIA driver.* Use the CPU"):
         open_engine(bundle, device="cuda")
 
 

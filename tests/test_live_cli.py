@@ -12,7 +12,10 @@ import av
 import pytest
 
 from ccdstream.live.cli import _seconds, _size, _stem
+from ccdstream.live.cli import _warnings as live_warnings
+from ccdstream.live.latency import StageDelays
 from ccdstream.live.record import Recorder
+from ccdstream.live.session import Counts, LiveOptions, LiveResult
 from tests.bundles import write_toy_bundle
 from tests.commands import SIZE, bright_between, ccdstream, everything_in, refusal, rows_of, start
 from tests.disks import SmallFile
@@ -214,7 +217,7 @@ def test_results_of_an_earlier_session_are_never_replaced(
     out = tmp_path / "out"
     live(toy, clip, out, "--pace")
     before = (out / "live.run.json").read_bytes()
-    assert "is there already" in refusal(live(toy, clip, out, "--pace"))
+    assert "Choose a new folder with --output." in refusal(live(toy, clip, out, "--pace"))
     assert (out / "live.run.json").read_bytes() == before
 
 
@@ -306,3 +309,11 @@ def test_devices_lists_cameras_with_what_to_pass_on(monkeypatch: pytest.MonkeyPa
     assert json.loads(first)["modes"][0]["rates"] == ["50/1", "25/1"]
     monkeypatch.setattr("ccdstream.live.camera.list_cameras", list)
     assert "no cameras found" in ccdstream("devices").stderr
+
+
+@pytest.mark.parametrize(("plain", "said"), [(4, False), (40, True)])
+def test_delays_of_few_pictures_are_told_with_a_warning(plain: int, said: bool) -> None:
+    result = LiveResult(StageDelays(("x",)), Counts(shown=100, shown_plain=plain))
+    warnings = live_warnings(result, LiveOptions(max_latency_s=0.1))
+    assert bool(warnings) is said
+    assert all(f"{plain} of 100 pictures" in w and "longer than 100 ms" in w for w in warnings)

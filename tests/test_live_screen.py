@@ -214,17 +214,21 @@ def test_only_a_higher_peak_makes_a_new_thumbnail(
     assert made == [1, 3]
 
 
-def test_an_alert_whose_frames_all_came_too_late_is_in_the_list_all_the_same(
+def test_an_alert_whose_frames_all_came_too_late_is_in_the_list_with_a_plain_picture(
     overlay: type[HandOverlay], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ccdstream.live.screen.jpeg_of", lambda *_, **__: b"jpeg")
+    made = []
+    monkeypatch.setattr(
+        "ccdstream.live.screen.jpeg_of", lambda frame, **__: made.append(frame) or b"jpeg"
+    )
     frame = captured(1, late_s=2 * PATIENT_S)
     alert = open_alert(1, frame)
     with screen() as (shows, board, _):
         shows.analysed(analysed(frame, alert=alert))
         while not board.alerts():
             time.sleep(0.001)
-        assert board.alerts()[0].thumbnail == b""
+        assert board.alerts()[0].thumbnail == b"jpeg"
+        assert made == [frame.frame], "as it came, without heat"
         shows.analysed(analysed(captured(2), alert=alert))
         assert board.wait(0, PATIENT_S) is not None
-    assert board.alerts()[0].thumbnail == b"jpeg", "the first that is shown is its picture"
+    assert len(made) == 1, "no higher peak, no new picture"

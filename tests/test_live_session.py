@@ -250,7 +250,7 @@ def test_a_scorer_that_is_too_slow_shows_the_newest_frame_plain_and_counts_the_r
             later.append(newest)
             plain = live.until(lambda s, n=newest: s.captured_at_s == n.at_s)  # type: ignore[misc]
             assert (plain.status.kind, plain.state, plain.score) == ("LAG", "", None)
-            assert plain.status.detail.endswith(" ms") and plain.frame is not None
+            assert " ms" in plain.status.detail and plain.frame is not None
             assert plain.delay_s <= 0.5
         engine.gate.set()
         result = live.end()

@@ -116,7 +116,7 @@ def open_engine(
         # without the GPU's libraries it warns and goes on with the CPU
         raise EngineError(
             f"onnxruntime did not start on {device}: a CUDA or cuDNN library, or the driver, is "
-            "missing or of another version. See ccdstream doctor, or use --device cpu."
+            "missing or of another version. See ccdstream doctor, or use the CPU."
         )
     check_names(
         bundle,

@@ -183,7 +183,7 @@ def open_engine(
     who = "no engine can" if engine == "auto" else f"{engine} cannot"
     where = "" if device == "auto" else f" on {device}"
     why = _told(passed_over) or f"it does not run on {device}"
-    what_to_do = "Use --device cpu" if device == "cuda" else "Install or name another engine"
+    what_to_do = "Use the CPU" if device == "cuda" else "Install or name another engine"
     raise EngineError(
         f"{who} run {bundle.model_id}{where}: {why}. {what_to_do}; ccdstream doctor shows what is "
         "here."

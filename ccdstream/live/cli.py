@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from ccdstream.live.window import Window
 
 STEM = "live"
+MOST_PLAIN = 0.05
+"""Share of pictures without heat from which on the figures need a word."""
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _ENDINGS = ("scores.csv", "alerts.jsonl", "alerts.csv", "alerts.vtt", "events.jsonl", "run.json")
 
@@ -240,9 +242,12 @@ class _Session:
         from ccdstream.live.records import Event
         from ccdstream.live.session import StreamClock, run_live
         from ccdstream.report.audit import LIVE_SCHEMA, write_audit
-        from ccdstream.report.files import refuse_existing
 
-        refuse_existing(self.folder / f"{STEM}.run.json")
+        if (self.folder / f"{STEM}.run.json").exists():
+            raise OutputError(
+                f"{show_path(self.folder)} holds the results of a live session already. Choose a "
+                "new folder with --output."
+            )
         made = _make_folder(self.folder)
         before = _entries(self.folder)
         board, clock = Board(), StreamClock()
@@ -308,7 +313,7 @@ class _Session:
             engine=self.engine,
             options=self.options,
             gaps=log.gaps,
-            warnings=[],
+            warnings=_warnings(result, self.options),
             outputs=_new_files(self.folder, before),
             recording=self.recording.as_dict(),
         )
@@ -405,8 +410,21 @@ class _Session:
                     f"capture to {name}: {p50:.0f} ms, p95 {p95:.0f}, p99 {p99:.0f}, "
                     f"max {1000 * of.max_s:.0f}"
                 )
+        lines += [f"warning: {warning}" for warning in _warnings(result, self.options)]
         lines.append(f"results: {show_path(self.folder)}")
         say("\n".join([*lines, NOTICE]))
+
+
+def _warnings(result: "LiveResult", options: "LiveOptions") -> list[str]:
+    """What a reader of the figures has to know: delays are those of pictures that were in time."""
+    counts = result.counts
+    if counts.shown_plain <= MOST_PLAIN * counts.shown:
+        return []
+    return [
+        f"{counts.shown_plain} of {counts.shown} pictures were shown without heat: their analysis "
+        f"took longer than {1000 * options.max_latency_s:.0f} ms. This machine is too slow or too "
+        "busy; a longer --max-latency shows more."
+    ]
 
 
 class _Told:

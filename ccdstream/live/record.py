@@ -13,7 +13,7 @@ counted, and where the disk is full the recording stops and the session goes on.
 
 What is told, and the data of each:
 
-    segment_opened    file, cause ("start", "length", "size", "colour" or "gap"), width, height
+    segment_opened    file, cause ("start", "length", "size", "colour" or "pause"), width, height
     segment_closed    file, cause (of the next segment, or "end"), start_s, end_s, frames, bytes
     clip_written      alert, file, start_s, end_s, frames, cut_short (it ends before its `post_s`)
     recorder_failed   recorder (its stem), reason; with a segment open file and kept_to_s, the
@@ -578,7 +578,7 @@ class Recorder:
         if coding != self._coding:
             self._end_stretch("size" if coding.size != self._coding.size else "colour")
         elif self._newest is not None and pts - self._newest > _ticks(GAP_S):
-            self._end_stretch("gap")
+            self._end_stretch("pause")
         self._coding = coding
         if self._encoder is None:
             self._encoder = self._open_encoder(coding)

@@ -249,7 +249,7 @@ class Screen:
         if began_s >= self._due_s(captured):
             overlay.note(result.fused, result.state, seconds)
             self._late(began_s, began_s - captured.at_s)
-            self._open_card(result.alert, None)
+            self._open_card(result.alert, captured.frame)
             return
         older = captured.number < self._reached or (
             captured.number == self._reached and not self._last_plain
@@ -257,7 +257,7 @@ class Screen:
         if older:  # in time, though a newer one was shown plain meanwhile
             overlay.note(result.fused, result.state, seconds)
             self._in_time(began_s)
-            self._open_card(result.alert, None)
+            self._open_card(result.alert, captured.frame)
             return
         drawn = overlay.draw(captured.frame, result.field, result.fused, result.state, seconds)
         self._drew(began_s)
@@ -266,7 +266,7 @@ class Screen:
         if not self._show(captured, drawn, _status(fused), result.state, score, plain=False):
             now_s = time.monotonic()
             self._late(now_s, now_s - captured.at_s)
-            self._open_card(result.alert, None)
+            self._open_card(result.alert, drawn)
             return
         self._in_time(time.monotonic())
         self._open_card(result.alert, drawn)
@@ -367,25 +367,24 @@ class Screen:
             self._lag_told_s = None
 
     def _lag_status(self) -> Status:
-        return Status("LAG", f"{1000 * self._lag_s:.0f} ms")
+        late = f"{1000 * self._lag_s:.0f} ms"
+        return Status("LAG", late if self._card is None else f"{late}, ALERT open")
 
     def _tell(self, kind: str, data: dict[str, float]) -> None:
         self._on_event(Event(kind, time.time(), self._stream_s, data))
 
     # -- alerts ---------------------------------------------------------------------------------
 
-    def _open_card(self, alert: OpenAlert | None, drawn: Frame | None) -> None:
-        """Show the alert that is open, with its peak so far as it was shown; one whose frames all
-        came too late has no picture, but stands in the list all the same."""
+    def _open_card(self, alert: OpenAlert | None, picture: Frame) -> None:
+        """Show the alert that is open, with its peak so far as it was shown; plain where that came
+        too late to be shown at all."""
         if alert is None or alert.number <= self._closed_number:
             return
         card = self._card
         if card is not None and card.number != alert.number:
             card = None
-        told = card is not None and card.peak_s == alert.peak_s
-        if told and (drawn is None or (card is not None and card.thumbnail)):
+        if card is not None and card.peak_s == alert.peak_s:
             return
-        thumbnail = b"" if card is None else card.thumbnail
         self._card = AlertCard(
             number=alert.number,
             opened_s=alert.start_s,
@@ -394,7 +393,7 @@ class Screen:
             peak_s=alert.peak_s,
             peak_score=alert.peak_score,
             clock=alert.clock,
-            thumbnail=thumbnail if drawn is None else jpeg_of(drawn, width=THUMBNAIL_PX),
+            thumbnail=jpeg_of(picture, width=THUMBNAIL_PX),
         )
         self._board.put_alert(self._card)
 
