@@ -184,6 +184,17 @@ def test_taking_back_can_itself_be_killed_at_any_moment(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_who_writes_after_a_kill_is_not_undone_by_a_later_sweep(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(f"old {name}")
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path, "5"])
+    with Together(overwrite=True) as results:
+        for name in "ab":
+            write(results, tmp_path / name, f"newest {name}")
+    sweep(tmp_path)
+    assert contents(tmp_path) == {"a": "newest a", "b": "newest b"}
+
+
 def test_what_a_process_is_at_is_not_swept_away(tmp_path: Path) -> None:
     with Together() as results, Lock(lock_path(tmp_path, "x"), "taken"):
         place = results.place(tmp_path / "a")
