@@ -253,7 +253,7 @@ def _undo_killed(folder: Path) -> None:
                 f"{error}. Check that the folder is writable, or choose another --output."
             ) from error
         else:
-            shutil.rmtree(hidden, ignore_errors=True)  # what stays is hidden, and tried again
+            _remove(hidden)
         finally:
             os.close(descriptor)
 
@@ -296,6 +296,16 @@ def _take_back(hidden: Path) -> None:
             os.replace(place, written)
         if os.path.lexists(old):
             os.replace(old, place)
+    journal.unlink()  # done: what is removed from now on may not count as moved
+
+
+def _remove(hidden: Path) -> None:
+    """Remove a hidden folder, its lock last, by which it is found again if this is cut short."""
+    with suppress(OSError):  # what stays is hidden, and tried again
+        for path in hidden.iterdir():
+            if path.name != _OWNER:
+                path.unlink()
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 class Together:
@@ -371,7 +381,7 @@ class Together:
                 raise type(error)(message) from error
         finally:
             for hidden in self._hidden.values():
-                shutil.rmtree(hidden, ignore_errors=True)
+                _remove(hidden)
             while self._owned:
                 os.close(self._owned.pop())
 
