@@ -244,8 +244,9 @@ def _run_one(
     from ccdstream.report.files import sweep
 
     files = OutputFiles(output or Path(f"{path.stem}.ccdstream"), path.stem)
-    if not options.overwrite and os.path.isdir(files.folder):
+    if os.path.isdir(files.folder):
         sweep(files.folder)
+    if not options.overwrite:
         bundle = load_model(choice.model, quiet=True)
         there = standing(Job(path, files, path.name), choice.results(bundle, options))
         if there.state == "whole":
@@ -276,6 +277,10 @@ def _run_batch(
     from ccdstream.pipeline import check_bundle
 
     found = find_jobs(inputs, output, recursive=recursive)
+    if not found.jobs:
+        for _, error in found.unusable:
+            complain(error)
+        raise typer.Exit(1)
     bundle = load_model(choice.model, quiet=True)
     check_bundle(bundle)
     with interrupts_end_input() as stopped:
@@ -296,7 +301,7 @@ def _run_batch(
         if stopped():
             say("interrupted: what was analysed up to there is whole")
             raise typer.Exit(130)
-    if ledger.failed or len(found.jobs) == 0:
+    if ledger.failed:
         raise typer.Exit(1)
 
 

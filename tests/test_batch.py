@@ -529,10 +529,13 @@ class Opens:
     broken: tuple[int, ...] = ()
     """GPUs that cannot be used."""
     others: Path | None = None
-    """A file that is there once a GPU but the first is at work, which that one waits for."""
+    """A file that is there once a GPU but the first is at work, or has said that it cannot be: the
+    first waits for it."""
 
     def __call__(self, place: Place) -> tuple[Bundle, Any]:
         if place.gpu in self.broken:
+            if self.others is not None:
+                self.others.touch()
             raise EngineError(f"torch cannot use GPU {place.gpu} (busy)")
         engine: Any
         match self.kind:
@@ -647,7 +650,7 @@ def test_gpus_share_the_recordings(calm_ones: Found, shelf: Path, without_video:
 def test_a_further_gpu_that_cannot_be_used_is_left_out_with_a_word(
     calm_ones: Found, shelf: Path, without_video: Wanted
 ) -> None:
-    opens = Opens(shelf / "toy", "card", broken=(1,))
+    opens = Opens(shelf / "toy", "card", broken=(1,), others=Path("others"))
     entries, heard = do(calm_ones, without_video, opens, gpus=2)
     assert {entry.status for entry in entries.values()} == {Status.done}
     assert heard.warnings == ["warning: GPU 1 is left out: torch cannot use GPU 1 (busy)"]

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ccdstream import cli
+from ccdstream import batch
 from ccdstream.decode import VideoSource
 from ccdstream.errors import DataError
 from ccdstream.view import NONE, ViewTracker
@@ -232,5 +232,5 @@ def test_overlays_and_hidden_files_are_no_recordings(tmp_path: Path) -> None:
 
 
 def test_what_is_a_recording_is_the_same_for_run_and_train() -> None:
-    assert recordings.RECORDING_SUFFIXES == cli.VIDEO_SUFFIXES
-    assert recordings.OVERLAY_SUFFIX == cli.OVERLAY_SUFFIX
+    assert recordings.RECORDING_SUFFIXES == batch.VIDEO_SUFFIXES
+    assert recordings.OVERLAY_SUFFIX == batch.OVERLAY_SUFFIX

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +180,31 @@ def test_taking_back_can_itself_be_killed_at_any_moment(
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(os, "replace", once)
             sweep(tmp_path)
+
+    def once_more(path: Path, **options: Any) -> None:
+        unlink(path, **options)
+        raise Killed
+
+    unlink = Path.unlink
+    for _ in range(4):  # removing what is hidden is cut short too; its lock comes last
+        with monkeypatch.context() as patch, suppress(Killed):
+            patch.setattr(Path, "unlink", once_more)
+            sweep(tmp_path)
+        assert contents(tmp_path).items() >= {"a": "old a", "b": "old b"}.items()
     sweep(tmp_path)
     assert contents(tmp_path) == {"a": "old a", "b": "old b"}
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_who_writes_after_a_kill_is_not_undone_by_a_later_sweep(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(f"old {name}")
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path, "5"])
+    with Together(overwrite=True) as results:
+        for name in "ab":
+            write(results, tmp_path / name, f"newest {name}")
+    sweep(tmp_path)
+    assert contents(tmp_path) == {"a": "newest a", "b": "newest b"}
 
 
 def test_what_a_process_is_at_is_not_swept_away(tmp_path: Path) -> None:

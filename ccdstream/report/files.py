@@ -226,28 +226,6 @@ def lock_path(folder: Path, name: str) -> Path:
     return folder / f".{name}{_LOCK_SUFFIX}"
 
 
-def _is_orphan(hidden: Path) -> bool:
-    """Whether no process works in `hidden`. One without a lock is about to get it, or never will:
-    it is no orphan, unless removing it while it is empty can be done, which its maker bears."""
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    try:
-        descriptor = os.open(hidden / _OWNER, os.O_RDWR)
-    except OSError:
-        with suppress(OSError):
-            hidden.rmdir()
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
-
-
 def sweep(folder: Path) -> None:
     """Make `folder` as if processes that were killed in it had failed: files of a `Together` that
     had begun to appear are taken back, those that they replaced are there again, and nothing
@@ -256,19 +234,52 @@ def sweep(folder: Path) -> None:
     Raises:
         OutputError: it cannot be done.
     """
-    for hidden in folder.glob(f"{_HIDDEN}*{_PART}"):
-        if _is_orphan(hidden):
-            try:
-                _take_back(hidden)
-            except (OSError, ValueError) as error:
-                raise OutputError(
-                    f"cannot tidy up {printable(hidden)}, which a process that was killed left: "
-                    f"{error}. Check that the folder is writable, or choose another --output."
-                ) from error
-            shutil.rmtree(hidden, ignore_errors=True)  # what stays is hidden, and tried again
+    _undo_killed(folder)
     for lock in folder.glob(f".*{_LOCK_SUFFIX}"):
         with suppress(OutputError), Lock(lock, "held"):
             pass
+
+
+def _undo_killed(folder: Path) -> None:
+    for hidden in folder.glob(f"{_HIDDEN}*{_PART}"):
+        descriptor = _orphaned(hidden)
+        if descriptor is None:
+            continue
+        try:
+            _take_back(hidden)
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"cannot tidy up {printable(hidden)}, which a process that was killed left: "
+                f"{error}. Check that the folder is writable, or choose another --output."
+            ) from error
+        else:
+            _remove(hidden)
+        finally:
+            os.close(descriptor)
+
+
+def _orphaned(hidden: Path) -> int | None:
+    """A descriptor with the lock on `hidden` where its process is gone; None where it is alive.
+
+    One without a lock is about to get it, or never will: it goes if it is empty, which its maker
+    bears.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        descriptor = os.open(hidden / _OWNER, os.O_RDWR)
+    except OSError:
+        with suppress(OSError):
+            hidden.rmdir()
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _take_back(hidden: Path) -> None:
@@ -285,6 +296,16 @@ def _take_back(hidden: Path) -> None:
             os.replace(place, written)
         if os.path.lexists(old):
             os.replace(old, place)
+    journal.unlink()  # done: what is removed from now on may not count as moved
+
+
+def _remove(hidden: Path) -> None:
+    """Remove a hidden folder, its lock last, by which it is found again if this is cut short."""
+    with suppress(OSError):  # what stays is hidden, and tried again
+        for path in hidden.iterdir():
+            if path.name != _OWNER:
+                path.unlink()
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 class Together:
@@ -309,6 +330,9 @@ class Together:
 
     def place(self, path: Path) -> Path:
         """Where to write what will appear at `path`; its folder must be there."""
+        if path.parent not in self._hidden:
+            # before anything is written: what is undone later would be undone to new files
+            _undo_killed(path.parent)
         if not self._overwrite:
             refuse_existing(path)
         if os.path.isdir(path) and not os.path.islink(path):
@@ -357,7 +381,7 @@ class Together:
                 raise type(error)(message) from error
         finally:
             for hidden in self._hidden.values():
-                shutil.rmtree(hidden, ignore_errors=True)
+                _remove(hidden)
             while self._owned:
                 os.close(self._owned.pop())
 
