@@ -582,16 +582,12 @@ def run(
             result.changed = True
             result.warnings.append("the recording changed while it was analysed: run it again")
         record = _record(path, found, source, bundle, engine, options, result, watch)
-        record["output_bytes"] = {
-            file.name: place.stat().st_size for file, place in places.items() if place.exists()
-        }
         record["video"] = {
             "decoder": source.decoder,
             "decoder_notes": source.notes,
             "encoder": None if sink is None else sink.encoder,
             "encoder_note": "" if sink is None else sink.encoder_note,
         }
-        write_audit(places[audit], record)
         write_page(
             places[files.path("report.html")],
             record,
@@ -599,6 +595,10 @@ def run(
             gallery,
             video=places.get(files.path("overlay.mp4")),
         )
+        record["output_bytes"] = {
+            file.name: place.stat().st_size for file, place in places.items() if place.exists()
+        }
+        write_audit(places[audit], record)
     return result
 
 

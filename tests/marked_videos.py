@@ -52,6 +52,7 @@ class Strip:
     version: str = "1.0"
     reason: str = "a test"
     on_device: None = None
+    precision: None = None
 
     def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
         grey = frames.mean(axis=1) / 255

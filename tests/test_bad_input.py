@@ -308,9 +308,9 @@ def files_no_larger_than(size: int) -> Iterator[None]:
         (3_000, [], ""),
         (20_000, [], "overlay.mp4"),
         (1_000, ["--video", "none"], "scores.csv"),
-        (1_500, ["--video", "none", "--to", "0.2"], "run.json"),
+        (1_500, ["--video", "none", "--to", "0.2"], "report.html"),
     ],
-    ids=["none", "little", "while-encoding", "scores", "the-last-file"],
+    ids=["none", "little", "while-encoding", "scores", "page"],
 )
 @pytest.mark.parametrize("old", [False, True], ids=["new", "overwrite"])
 def test_a_full_disk_is_one_clear_line_and_changes_nothing(
