@@ -21,7 +21,7 @@ from ccdstream import NOTICE, __version__
 from ccdstream.bundle import Bundle
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import CcdstreamError, EngineError, OutputError, VideoOpenError, show_path
-from ccdstream.pipeline import OutputFiles, Progress, RunOptions, RunResult, run, sha256_of
+from ccdstream.recording import OutputFiles, Progress, RunOptions, RunResult, run, sha256_of
 from ccdstream.report.alerts import alert_record
 from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
 from ccdstream.report.audit import write_audit
@@ -216,7 +216,7 @@ def standing(job: Job, wanted: Wanted) -> Standing:
     """
     audit = job.files.path("run.json")
     if not os.path.lexists(audit):
-        there = [file for file in job.files.all(wanted.options.video) if os.path.lexists(file)]
+        there = [file for file in job.files.all(wanted.options) if os.path.lexists(file)]
         return Standing("foreign", f"{show_path(there[0])} is there") if there else Standing("none")
     record = _read(audit)
     if record.get("schema") != RUN_SCHEMA:
@@ -492,7 +492,7 @@ def _look(entry: Entry, job: Job, wanted: Wanted) -> None:
     try:
         found = standing(job, wanted)
         if found.state == "foreign":
-            for file in job.files.all(wanted.options.video):
+            for file in job.files.all(wanted.options):
                 refuse_existing(file)
     except CcdstreamError as error:
         entry.status, entry.reason = Status.failed, str(error)

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from ccdstream.bundle import Bundle
     from ccdstream.decode import VideoSource
     from ccdstream.engine.select import SelectedEngine
-    from ccdstream.pipeline import OutputFiles, Progress, RunOptions, RunResult
+    from ccdstream.recording import OutputFiles, Progress, RunOptions, RunResult
     from trainer.runs import Progress as StageProgress
 
 app = typer.Typer(
@@ -187,10 +187,14 @@ def run(
     """
     with command():
         from ccdstream.batch import is_batch
-        from ccdstream.pipeline import RunOptions
+        from ccdstream.recording import RunOptions
 
         options = RunOptions(
-            video.value, parse_time("--from", start), parse_time("--to", end), batch, overwrite
+            video=video.value,
+            start_s=parse_time("--from", start),
+            end_s=parse_time("--to", end),
+            batch=batch,
+            overwrite=overwrite,
         )
         if None not in (options.start_s, options.end_s) and options.end_s <= options.start_s:  # type: ignore[operator]
             raise typer.BadParameter("--to must be later than --from.")
@@ -240,7 +244,7 @@ def _run_one(
 ) -> None:
     """Analyse one recording, in this process."""
     from ccdstream.batch import Job, Place, standing
-    from ccdstream.pipeline import OutputFiles
+    from ccdstream.recording import OutputFiles
     from ccdstream.report.files import sweep
 
     files = OutputFiles(output or Path(f"{path.stem}.ccdstream"), path.stem)
@@ -333,7 +337,7 @@ class _Analysis:
 
     def run(self, path: Path, files: "OutputFiles", stopped: Callable[[], bool]) -> None:
         """Analyse it."""
-        from ccdstream import pipeline
+        from ccdstream import recording
         from ccdstream.report.alerts import alert_record
 
         if not self.quiet:
@@ -356,7 +360,7 @@ class _Analysis:
                     record = alert_record(alert, source.time_base)
                     bar.aside(lambda: tell(_alert_line(path.name, record)))
 
-            result = pipeline.run(
+            result = recording.run(
                 path,
                 files,
                 bundle=self.bundle,
@@ -373,7 +377,7 @@ class _Analysis:
         say(_found_in(result))
         if not self.as_json:
             tell("\n".join(alert_table(result.alerts)))
-        for file in result.files.all(self.options.video):
+        for file in result.files.all(self.options):
             say(f"  {show_path(file)}")
         say(NOTICE)
 
@@ -579,12 +583,12 @@ def demo(
     """
     with command():
         from ccdstream.demo import truth_path
-        from ccdstream.pipeline import OutputFiles, RunOptions
+        from ccdstream.recording import OutputFiles, RunOptions
         from ccdstream.report.files import refuse_existing
 
         video, files = output / "sample.mp4", OutputFiles(output, "sample")
         if not overwrite:
-            for file in (video, truth_path(video), *files.all("overlay")):
+            for file in (video, truth_path(video), *files.all(RunOptions())):
                 refuse_existing(file)
         bundle, engine = open_model(model, quiet=quiet)
         try:

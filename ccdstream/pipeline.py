@@ -5,48 +5,28 @@
 
 The first two are a route: `host_route` for frames in the host's memory, `device_route` for frames
 in a GPU's. `analyse` is what comes after, the same for both; without a video it has no thread 3.
-`run` opens what they work on, and leaves beside the overlay what `report` writes.
+`recording.run` opens what they work on.
 """
 
-import hashlib
-import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ccdstream import NOTICE, __version__
 from ccdstream.alert import Alert, AlertRule, AlertTracker, Observation, Region, hottest_region
 from ccdstream.bundle import Bundle
 from ccdstream.decode import VideoSource
-from ccdstream.doctor import versions
-from ccdstream.encode import Chapter, VideoSink
 from ccdstream.engine.select import SelectedEngine
-from ccdstream.errors import BundleError, OutputError, VideoOpenError, show_path
+from ccdstream.errors import BundleError, show_path
 from ccdstream.frames import DeviceFrame, FieldOfView, Frame, Fused, Scored, View
 from ccdstream.fuse import Calibration, Fuser
 from ccdstream.prefetch import prefetch
-from ccdstream.process import settle
-from ccdstream.quality import FLAGS as QUALITY_FLAGS
 from ccdstream.quality import QualityLimits, flags, measure
-from ccdstream.render import Overlay, with_heat
-from ccdstream.report.alerts import (
-    AlertsCsv,
-    AlertsEdl,
-    AlertsJsonl,
-    AlertsVtt,
-    AlertWriter,
-    alert_title,
-)
-from ccdstream.report.audit import write_audit
-from ccdstream.report.files import Lock, Together, lock_path, refuse_existing
+from ccdstream.render import Overlay
 from ccdstream.report.gallery import Gallery
-from ccdstream.report.page import write_page
-from ccdstream.report.scores import ScoresCsv
 from ccdstream.score import Scorer
 from ccdstream.view import Profile, ViewTracker
 
@@ -374,232 +354,7 @@ def _arrived(begun: "Iterable[tuple[_Batch, Scoring]]", watch: StopWatch) -> Ite
         ]
 
 
-# -- a recording ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What of a recording is analysed, and how."""
-
-    video: Literal["overlay", "none"] = "overlay"
-    start_s: float | None = None
-    end_s: float | None = None
-    batch: int | None = None
-    """Frames in one model call; None for `DEFAULT_BATCH`, or `DEVICE_BATCH` on a GPU."""
-    overwrite: bool = False
-
-    def of_results(self) -> dict[str, Any]:
-        """Those that change what a run leaves, as run.json holds them."""
-        return {
-            name: value
-            for name, value in asdict(self).items()
-            if name not in ("batch", "overwrite")
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class OutputFiles:
-    """The files that a run of one recording leaves."""
-
-    folder: Path
-    stem: str
-
-    def path(self, ending: str) -> Path:
-        """`FOLDER/STEM.ENDING`."""
-        return self.folder / f"{self.stem}.{ending}"
-
-    def all(self, video: str) -> list[Path]:
-        """Every file that a run writes."""
-        endings = ["alerts.jsonl", "alerts.csv", "alerts.vtt", "alerts.edl", "scores.csv"]
-        endings += ["run.json", "report.html", *(["overlay.mp4"] if video != "none" else [])]
-        return [self.path(ending) for ending in endings]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is."""
-
-    frames: int
-    seconds: float
-    """Stream time of the last frame, from the first one on."""
-    alerts: int
-    frame_count_hint: int | None
-    duration_s: float | None
-
-
-@dataclass(slots=True)
-class RunResult:
-    """What a run found."""
-
-    files: OutputFiles
-    frames: int = 0
-    informative_frames: int = 0
-    uninformative: Counter[str] = field(default_factory=Counter)
-    """Frames by why they tell nothing; one may have several reasons."""
-    first_s: float = 0.0
-    last_s: float = 0.0
-    wall_s: float = 0.0
-    interrupted: bool = False
-    changed: bool = False
-    """Whether the recording was written to meanwhile."""
-    alerts: list[Alert] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
-def run(
-    path: Path,
-    files: OutputFiles,
-    *,
-    bundle: Bundle,
-    engine: SelectedEngine,
-    options: RunOptions,
-    stopped: Callable[[], bool] = lambda: False,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-    on_alert: Callable[[Alert, VideoSource], None] = lambda *_: None,
-) -> RunResult:
-    """Analyse one recording and leave its results in `files`: all of them whole, or none.
-
-    Settles the process first, for its life: see `ccdstream.process`.
-
-    Args:
-        stopped: asked before every frame; once it says so, the input ends there and every file is
-            finished properly.
-
-    Raises:
-        VideoOpenError, VideoDecodeError: the recording cannot be read.
-        OutputError: a result exists already or cannot be written, or another process is writing it.
-    """
-    started = time.perf_counter()
-    settle()
-    scorer = make_scorer(engine)
-    gpu = None if isinstance(scorer, Scorer) else scorer.place.index
-    result = RunResult(files)
-    watch = StopWatch()
-    source_path = path.absolute()
-    for file in files.all(options.video):
-        if file.absolute() == source_path:
-            raise OutputError(f"{show_path(file)} is the input itself. Choose another --output.")
-        if not options.overwrite:
-            refuse_existing(file)
-    with (
-        VideoSource(path, start_s=options.start_s, end_s=options.end_s, decode_on=gpu) as source,
-        ExitStack() as held,
-    ):
-        began_as = _stamp(path)
-        try:
-            files.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"cannot make the folder {show_path(files.folder)}: {error.strerror}. "
-                "Choose another --output."
-            ) from error
-        busy = (
-            f"another process is analysing into {show_path(files.path('*'))}. Wait for it to end."
-        )
-        held.enter_context(Lock(lock_path(files.folder, files.stem), busy))
-        results = held.enter_context(Together(overwrite=options.overwrite))
-        audit = files.path("run.json")
-        # run.json comes last: once it has its name, so have the others
-        names = sorted(files.all(options.video), key=lambda file: file == audit)
-        places = {file: results.place(file) for file in names}
-        with ExitStack() as stack:
-            writers: list[AlertWriter] = [
-                stack.enter_context(kind(places[files.path(ending)], time_base=source.time_base))
-                for kind, ending in (
-                    (AlertsJsonl, "alerts.jsonl"),
-                    (AlertsCsv, "alerts.csv"),
-                    (AlertsVtt, "alerts.vtt"),
-                )
-            ]
-            edl = AlertsEdl(
-                places[files.path("alerts.edl")],
-                time_base=source.time_base,
-                rate=source.average_rate,
-                clip=path.name,
-            )
-            writers.append(stack.enter_context(edl))
-            scores = stack.enter_context(
-                ScoresCsv(places[files.path("scores.csv")], parts=bundle.parts)
-            )
-            sink = _open_sink(stack, source, places.get(files.path("overlay.mp4")), options, gpu)
-
-            def frame_done(
-                frame: Frame | DeviceFrame, scored: Scored, fused: Fused, state: str
-            ) -> None:
-                seconds = frame.seconds
-                if result.frames == 0:
-                    result.first_s = seconds
-                scores.write(result.frames, frame.pts, seconds, fused, state, scored.parts)
-                result.frames += 1
-                result.informative_frames += fused.informative
-                result.uninformative.update(fused.quality)
-                result.last_s = seconds
-                on_progress(
-                    Progress(
-                        result.frames,
-                        seconds - result.first_s,
-                        len(result.alerts),
-                        source.frame_count_hint,
-                        source.duration_s,
-                    )
-                )
-
-            def alert_closed(alert: Alert) -> None:
-                result.alerts.append(alert)
-                for writer in writers:
-                    writer.write(alert)
-                on_alert(alert, source)
-
-            gallery = Gallery(start_s=float(source.first_pts * source.time_base), heated=with_heat)
-            analyse(
-                _route(source, bundle, scorer, options.batch, stopped, watch),
-                fuser=make_fuser(bundle),
-                tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
-                overlay=None if sink is None else _overlay(source, bundle),
-                sink=sink,
-                on_frame=frame_done,
-                on_alert=alert_closed,
-                watch=watch,
-                gallery=gallery,
-            )
-            result.interrupted = stopped()
-            result.warnings = source.problems.sentences()
-            overlay = files.path("overlay.mp4")
-            if sink is None and overlay.exists():
-                result.warnings.append(f"{show_path(overlay)} is of an earlier run")
-            if sink is not None:
-                sink.chapters(
-                    [
-                        Chapter(a.start_s, max(a.end_s, a.start_s), alert_title(a))
-                        for a in result.alerts
-                    ]
-                )
-        if sink is not None:
-            result.warnings += sink.notes
-        result.wall_s = time.perf_counter() - started
-        found = _fingerprint(path)
-        if (found["bytes"], found["mtime_ns"]) != began_as:
-            result.changed = True
-            result.warnings.append("the recording changed while it was analysed: run it again")
-        record = _record(path, found, source, bundle, engine, options, result, watch)
-        record["video"] = {
-            "decoder": source.decoder,
-            "decoder_notes": source.notes,
-            "encoder": None if sink is None else sink.encoder,
-            "encoder_note": "" if sink is None else sink.encoder_note,
-        }
-        write_page(
-            places[files.path("report.html")],
-            record,
-            result.alerts,
-            gallery,
-            video=places.get(files.path("overlay.mp4")),
-        )
-        record["output_bytes"] = {
-            file.name: place.stat().st_size for file, place in places.items() if place.exists()
-        }
-        write_audit(places[audit], record)
-    return result
+# -- from a bundle ---------------------------------------------------------------------------------
 
 
 def make_scorer(engine: SelectedEngine) -> "Scorer | DeviceScorer":
@@ -612,7 +367,7 @@ def make_scorer(engine: SelectedEngine) -> "Scorer | DeviceScorer":
     return Scorer(engine)
 
 
-def _route(
+def route_of(
     source: VideoSource,
     bundle: Bundle,
     scorer: "Scorer | DeviceScorer",
@@ -690,148 +445,3 @@ def make_fuser(bundle: Bundle) -> Fuser:
         Calibration.from_dict(bundle.calibration["map"]),
         bundle.alert["time_constant_s"],
     )
-
-
-def _open_sink(
-    stack: ExitStack,
-    source: VideoSource,
-    path: Path | None,
-    options: RunOptions,
-    gpu: int | None,
-) -> VideoSink | None:
-    if path is None:
-        return None
-    audio = stack.enter_context(source.open_audio())
-    segment = options.start_s is not None
-    sink = VideoSink(
-        path,
-        source,
-        audio=audio,
-        offset_pts=source.first_pts if segment else 0,
-        encode_on=gpu,
-    )
-    return stack.enter_context(sink)
-
-
-def _overlay(source: VideoSource, bundle: Bundle) -> Overlay:
-    return Overlay(
-        source.size,
-        source.colour,
-        enter=bundle.alert["enter"],
-        start_s=float(source.first_pts * source.time_base),
-        duration_s=source.duration_s,
-    )
-
-
-def _record(
-    path: Path,
-    fingerprint: dict[str, Any],
-    source: VideoSource,
-    bundle: Bundle,
-    engine: SelectedEngine,
-    options: RunOptions,
-    result: RunResult,
-    watch: StopWatch,
-) -> dict[str, Any]:
-    """What run.json says."""
-    height, width = source.size
-    return {
-        "notice": NOTICE,
-        "ccdstream": __version__,
-        "versions": versions(),
-        "command": sys.argv[1:],
-        "input": {
-            "file": show_path(path.name),
-            **fingerprint,
-            "changed_meanwhile": result.changed,
-            "format": source.format,
-            "codec": source.codec,
-            "pix_fmt": source.pix_fmt,
-            "width": width,
-            "height": height,
-            "sample_aspect_ratio": source.sample_aspect_ratio,
-            "rotation_deg": source.rotation_deg,
-            "mirrored": source.mirrored,
-            "interlaced": source.interlaced,
-            "time_base": source.time_base,
-            "average_rate": source.average_rate,
-            "colour": {
-                "matrix": source.colour.matrix,
-                "full_range": source.colour.full_range,
-                "assumed": source.colour.assumed,
-            },
-            "start_s": options.start_s,
-            "end_s": options.end_s,
-        },
-        "options": options.of_results(),
-        "model": {
-            "id": bundle.model_id,
-            "name": bundle.name,
-            "commit": bundle.manifest["commit"],
-            "files": bundle.manifest["files"],
-        },
-        "engine": {
-            "taken": engine.reason,
-            "name": engine.name,
-            "device": engine.device,
-            "precision": engine.precision,
-        },
-        "alert_rule": dict(bundle.alert),
-        "counts": {
-            "frames": result.frames,
-            "informative_frames": result.informative_frames,
-            "uninformative_by_reason": {
-                reason: result.uninformative[reason] for reason in QUALITY_FLAGS
-            },
-            "alerts": len(result.alerts),
-            **source.problems.as_dict(),
-        },
-        "stream": {"first_s": result.first_s, "last_s": result.last_s},
-        "warnings": result.warnings,
-        "interrupted": result.interrupted,
-        "outputs": [file.name for file in result.files.all(options.video)],
-        "overlay_offset_s": 0.0
-        if options.start_s is None
-        else float(source.first_pts * source.time_base),
-        "timing": {
-            "wall_s": result.wall_s,
-            "frames_per_s": result.frames / result.wall_s,
-            "stage_s": dict(watch.seconds),
-            "note": "stages run in several threads and overlap",
-        },
-    }
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """(bytes, time of the last change in ns): what tells quickly that a recording is another."""
-    try:
-        about = path.stat()
-    except OSError as error:
-        raise _gone(path, error) from error
-    return about.st_size, about.st_mtime_ns
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    """Size, time and hash of the recording, by which it can be told again."""
-    size, changed = _stamp(path)
-    try:
-        return {"bytes": size, "mtime_ns": changed, "sha256": sha256_of(path)}
-    except OSError as error:
-        raise _gone(path, error) from error
-
-
-def _gone(path: Path, error: OSError) -> VideoOpenError:
-    return VideoOpenError(
-        f"{show_path(path)} can no longer be read: {error.strerror}. "
-        "Keep the recording where it is until its analysis ends."
-    )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

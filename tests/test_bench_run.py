@@ -93,7 +93,7 @@ def test_the_plain_transcode_has_the_settings_and_the_sound_of_a_run(
 ) -> None:
     from ccdstream.bundle import load_bundle
     from ccdstream.engine.select import open_engine
-    from ccdstream.pipeline import RunOptions
+    from ccdstream.recording import RunOptions
 
     plain = tmp_path / "plain.mp4"
     toy = load_bundle(bundle)

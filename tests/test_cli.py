@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ccdstream import NOTICE, __version__, cli, console, pipeline
+from ccdstream import NOTICE, __version__, cli, console, pipeline, recording
 from ccdstream.cli import app, model_app
 from ccdstream.encode import VideoSink
 from ccdstream.engine.gpu import find_gpus
@@ -211,7 +211,7 @@ def test_a_late_failure_leaves_all_results_or_none(
     def full(path: Path, *_: object, **__: object) -> None:
         raise OutputError(f"cannot write {path}: No space left on device.")
 
-    monkeypatch.setattr(pipeline, "write_audit", full)
+    monkeypatch.setattr(recording, "write_audit", full)
     message = refusal(run("calm.mp4", "--overwrite", "--to", "0.2"))
     assert message == "cannot write calm.ccdstream/calm.run.json: No space left on device."
     assert {name: (out / name).read_bytes() for name in everything_in(out)} == before
@@ -353,16 +353,13 @@ def test_a_third_signal_does_not_disturb_the_tidying_up(
 def test_a_signal_before_the_first_frame_still_leaves_whole_files(
     run: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_fuser = pipeline.make_fuser
-    calls = [0]
+    make_fuser = recording.make_fuser
 
     def interrupted(bundle: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == 2:  # the first is the check of the bundle
-            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return make_fuser(bundle)
 
-    monkeypatch.setattr(pipeline, "make_fuser", interrupted)
+    monkeypatch.setattr(recording, "make_fuser", interrupted)
     assert run("calm.mp4", "-o", "out").exit_code == 130
     assert everything_in(here / "out") == results_of("calm")
     assert len(rows_of(here / "out/calm.scores.csv")) == 1

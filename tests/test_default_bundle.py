@@ -8,7 +8,7 @@ from ccdstream.bundle import Bundle, load_bundle
 from ccdstream.demo import write_sample
 from ccdstream.engine.select import SelectedEngine, open_engine
 from ccdstream.packaged import PACKAGED, Packaged
-from ccdstream.pipeline import OutputFiles, RunOptions, run
+from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.sample import SampleOptions
 
 LARGEST_BYTES = 24_000_000

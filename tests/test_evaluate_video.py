@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ccdstream.engine.base import EngineOutput
 from ccdstream.errors import DataError, EngineError, OutputError
-from ccdstream.pipeline import OutputFiles, RunOptions, run
+from ccdstream.recording import OutputFiles, RunOptions, run
 from tests.bundles import write_toy_bundle
 from tests.commands import bright_between, ccdstream, everything_in, refusal
 from tests.marked_videos import (

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 STAGES = ["decode", "view", "score", "fuse", "alert", "render", "encode", "report"]
 SHARED = set(["bundle", "engine", "errors", "frames", "fuse", "quality", "sample", "score", "view"])
 SHARED.add("decode")  # the one reader of containers: a frame is the same on both sides
-PRODUCT = set(["alert", "demo", "pipeline", "report"])
+PRODUCT = set(["alert", "demo", "pipeline", "recording", "report"])
 MEASURES_THE_PRODUCT = set([f"trainer.{m}" for m in ("clips", "evaluate_video", "truth")])
 """What is said about a video must be about what a user of `run` gets, so these run the pipeline
 itself, and read the truth where `sample` puts it. A second pipeline here could differ unseen."""

@@ -15,7 +15,7 @@ import pytest
 from ccdstream import NOTICE
 from ccdstream.bundle import Bundle
 from ccdstream.engine.select import SelectedEngine, open_engine
-from ccdstream.pipeline import OutputFiles, RunOptions, run
+from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.report import page as module
 from tests.browser import CHROMIUM, Tab, chromium
 from tests.bundles import write_toy_bundle
@@ -204,7 +204,7 @@ def test_a_run_that_fails_leaves_no_page(
         raise RuntimeError("broken")
 
     recording = bright_between(tmp_path / "a.mp4", 2, 8, 12)
-    monkeypatch.setattr("ccdstream.pipeline.write_page", broken)
+    monkeypatch.setattr("ccdstream.recording.write_page", broken)
     with pytest.raises(RuntimeError, match="broken"):
         analysed(recording, tmp_path / "out", bundle, engine)
     assert list((tmp_path / "out").iterdir()) == []

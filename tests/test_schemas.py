@@ -12,7 +12,7 @@ import pytest
 
 from ccdstream.bundle import Bundle
 from ccdstream.engine.select import SelectedEngine, open_engine
-from ccdstream.pipeline import OutputFiles, RunOptions, run
+from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.report.alerts import SCHEMA as ALERT_SCHEMA
 from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
 from tests.bundles import write_toy_bundle

@@ -52,8 +52,9 @@ from ccdstream.engine.gpu import find_gpus
 from ccdstream.engine.select import BACKENDS, ENGINE_NAMES, SelectedEngine, open_engine
 from ccdstream.errors import CcdstreamError
 from ccdstream.frames import Colour, Frame
-from ccdstream.pipeline import Looker, RunOptions
+from ccdstream.pipeline import Looker
 from ccdstream.quality import QualityLimits
+from ccdstream.recording import RunOptions
 from ccdstream.report.files import write_text
 from ccdstream.score import Scorer
 from ccdstream.view import Profile

@@ -45,17 +45,15 @@ from ccdstream.errors import CcdstreamError, show_path
 from ccdstream.pipeline import (
     DEFAULT_BATCH,
     Looker,
-    OutputFiles,
-    RunOptions,
     StopWatch,
     concluded,
     looked,
     make_fuser,
-    run,
     scored,
 )
 from ccdstream.prefetch import prefetch
 from ccdstream.process import settle
+from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.render import Overlay
 from ccdstream.report.files import write_text
 from ccdstream.report.scores import ScoresCsv
