@@ -586,7 +586,9 @@ class VideoSource:
         container = self._container
         self._stream: VideoStream = _best_video(container, show_path(self.path))
         stream = self._stream
-        stream.thread_type = "SLICE"  # see above: damage is told the same in every pass
+        # one thread: several make H.264 damage pass unmarked (slices) or told by chance (pictures)
+        stream.thread_type = "SLICE"
+        stream.codec_context.thread_count = 1
         stream.codec_context.flags |= _OUTPUT_CORRUPT
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self.format = container.format.name
