@@ -154,7 +154,7 @@ def videos_in(
             if path.suffix.lower() in VIDEO_SUFFIXES
             and not path.name.endswith(OVERLAY_SUFFIX)
             and path.name not in made
-            and path.is_file()
+            and not path.is_dir()  # a link to nothing is named as failed, not passed over
         ]
         if recursive:
             folders += [

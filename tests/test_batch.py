@@ -143,6 +143,11 @@ def test_recursive_looks_everywhere_but_where_results_lie(tree: Path) -> None:
     assert found == [Path("a/Z.MKV"), Path("a/case.mp4"), Path("a/deep/er/case.mp4")]
 
 
+def test_a_link_to_a_video_that_is_gone_is_not_passed_over(tree: Path) -> None:
+    (tree / "b/gone.mp4").symlink_to("elsewhere.mp4")
+    assert videos_in(Path("b")) == [Path("b/case.mp4"), Path("b/gone.mp4")]
+
+
 def test_a_video_that_a_run_left_is_no_recording(tree: Path) -> None:
     (tree / "b/case.clip.mp4").touch()
     assert videos_in(Path("b")) == [Path("b/case.clip.mp4"), Path("b/case.mp4")]
