@@ -17,8 +17,7 @@ import cv2
 import numpy as np
 
 from ccdstream.frames import Colour, FieldOfView, Frame, Fused
-from ccdstream.history import STATES as STATES
-from ccdstream.history import History, on_scale
+from ccdstream.history import STATES, History, on_scale
 from ccdstream.paint import (
     Box,
     Canvas,
@@ -131,7 +130,7 @@ class Overlay:
             raise ValueError(f"expected a frame of size {self._size}, got {frame.size}")
         layers: list[Mark] = []
         if self._layout.label is not None:
-            note = text_mask("not analysed", self._layout.text_px)
+            note = text_mask("no result in time", self._layout.text_px)
             colour = self._yuv[LATE_COLOUR]
             layers.append(self._label(self._layout.label, "LAG", colour, True, seconds, note))
         layers += [self._bar(None, ""), self._time_line()]

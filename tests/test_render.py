@@ -5,7 +5,8 @@ import pytest
 
 import ccdstream.render
 from ccdstream.frames import Colour, FieldOfView, Frame, Fused
-from ccdstream.render import STATES, Overlay
+from ccdstream.history import STATES
+from ccdstream.render import Overlay
 
 COLOUR = Colour("bt601", full_range=False)
 SIZES = [(576, 720), (1080, 1920), (288, 384), (240, 320), (48, 64), (35, 33), (33, 35), (3, 5)]

@@ -33,9 +33,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ccdstream import __version__
 from ccdstream.errors import OutputError
+from ccdstream.history import STATES
+from ccdstream.jpeg import jpeg_of
 from ccdstream.live.board import Board, Request
 from ccdstream.live.guard import Guard, machine_names
-from ccdstream.live.jpeg import jpeg_of
 from ccdstream.live.metrics import (
     CAPTURE_TO_SCREEN,
     PICTURES,
@@ -46,7 +47,6 @@ from ccdstream.live.metrics import (
     status_now,
 )
 from ccdstream.live.records import AlertCard, Shown
-from ccdstream.render import STATES
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

@@ -25,8 +25,8 @@ from ccdstream.alert import Alert, AlertRule, AlertTracker
 from ccdstream.bundle import Bundle
 from ccdstream.engine.base import Engine
 from ccdstream.frames import Colour, Frame, Fused
+from ccdstream.jpeg import jpeg_of
 from ccdstream.live.board import Board
-from ccdstream.live.jpeg import jpeg_of
 from ccdstream.live.latency import StageDelays
 from ccdstream.live.records import TIME_BASE, Captured, Event, Mode
 from ccdstream.live.screen import Analysed, Screen
