@@ -64,6 +64,8 @@ class Camera:
     """In the driver's order; empty where nothing tells them."""
     problem: str = ""
     """Why it cannot be asked."""
+    refused: bool = False
+    """Whether this user may not open it."""
 
 
 # --- Linux: the kernel's own answers -------------------------------------------------------------
@@ -210,8 +212,10 @@ def _camera_at(kernel: Kernel, path: str) -> Camera | None:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
             return None
-        advice = ". Add this user to the group `video`" if error.errno == errno.EACCES else ""
-        return Camera(path, "", (), f"cannot be opened: {error.strerror}{advice}")
+        refused = error.errno == errno.EACCES
+        advice = ". Add this user to the group `video`" if refused else ""
+        problem = f"cannot be opened: {error.strerror}{advice}"
+        return Camera(path, "", (), problem, refused=refused)
     try:
         node = _Node(kernel, fd)
         found = node.capability()
@@ -399,7 +403,7 @@ class CameraSource:
         found = _camera_at(self._kernel, self._device)
         if found is None:
             raise VideoOpenError(f"there is no camera {self.name}. {DEVICES_ADVICE}")
-        if found.problem:
+        if found.refused:
             raise VideoOpenError(f"{self.name} {found.problem}.")
 
     @contextmanager
