@@ -17,8 +17,7 @@ import cv2
 import numpy as np
 
 from ccdstream.frames import Colour, FieldOfView, Frame, Fused
-from ccdstream.history import STATES as STATES
-from ccdstream.history import History, on_scale
+from ccdstream.history import STATES, History, on_scale
 from ccdstream.paint import (
     Box,
     Canvas,
@@ -47,6 +46,7 @@ STATE_COLOURS: dict[str, Rgb] = {
 }
 LATE_COLOUR: Rgb = (196, 120, 255)
 """Of the label on a live frame that was not analysed in time."""
+LATE_TEXT = "no result in time"
 WHITE: Rgb = (236, 240, 243)
 BLACK: Rgb = (10, 12, 14)
 
@@ -131,9 +131,12 @@ class Overlay:
             raise ValueError(f"expected a frame of size {self._size}, got {frame.size}")
         layers: list[Mark] = []
         if self._layout.label is not None:
-            note = text_mask("not analysed", self._layout.text_px)
+            note = text_mask(LATE_TEXT, self._layout.text_px)
+            top, left, height, width = self._layout.label
+            wide = max(width, min(note.shape[1] + 4 * self._layout.pad_px, self._size[1] - left))
             colour = self._yuv[LATE_COLOUR]
-            layers.append(self._label(self._layout.label, "LAG", colour, True, seconds, note))
+            box = (top, left, height, wide)
+            layers.append(self._label(box, "LAG", colour, True, seconds, note))
         layers += [self._bar(None, ""), self._time_line()]
         self._layers = layers
         return _blended(frame, layers)

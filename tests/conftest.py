@@ -1,8 +1,12 @@
-"""What every test shares: no thread outlives it, and `cuda` tests run where there is a GPU."""
+"""What every test shares: no thread outlives it, and `cuda` tests run where there is a GPU; and
+what tests of the command line find in place."""
 
 import os
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,3 +43,36 @@ def no_thread_left_behind() -> Iterator[None]:
     yield
     leaked = set(threading.enumerate()) - before
     assert not leaked, f"threads still alive: {sorted(t.name for t in leaked)}"
+
+
+# -- for tests of the command line ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle, a recording with one alert, and one without."""
+    from tests.bundles import write_toy_bundle
+    from tests.commands import bright_between
+
+    folder = tmp_path_factory.mktemp("shelf")
+    write_toy_bundle(folder / "toy")
+    bright_between(folder / "case12.mp4", 5, 49, 70)
+    bright_between(folder / "calm.mp4", -1, -1, 12)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory but for case12.mp4 and calm.mp4."""
+    for name in ("case12.mp4", "calm.mp4"):
+        shutil.copy(shelf / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here: Path, shelf: Path) -> Callable[..., Any]:
+    """`ccdstream run ...` with the toy bundle."""
+    from tests.commands import ccdstream
+
+    return lambda *arguments: ccdstream("run", "--model", shelf / "toy", *arguments)

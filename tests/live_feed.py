@@ -22,8 +22,8 @@ import numpy as np
 from ccdstream import sample
 from ccdstream.alert import clock_position
 from ccdstream.frames import FieldOfView, Frame, Fused
+from ccdstream.jpeg import jpeg_of
 from ccdstream.live.board import Board
-from ccdstream.live.jpeg import jpeg_of
 from ccdstream.live.metrics import delay_figures
 from ccdstream.live.records import TIME_BASE, AlertCard, Shown, Status
 from ccdstream.render import Overlay

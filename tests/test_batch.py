@@ -57,29 +57,10 @@ from tests.videos import make_video, picture
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bundle, a recording with one alert, one without, and a long one."""
-    folder = tmp_path_factory.mktemp("shelf")
-    write_toy_bundle(folder / "toy")
-    bright_between(folder / "case12.mp4", 5, 49, 70)
-    bright_between(folder / "calm.mp4", -1, -1, 12)
-    bright_between(folder / "long.mp4", 5, 49, 1500)
-    return folder
-
-
-@pytest.fixture
-def here(tmp_path: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current directory but for case12.mp4 and calm.mp4."""
-    for name in ("case12.mp4", "calm.mp4"):
-        shutil.copy(shelf / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def run(here: Path, shelf: Path) -> Callable[..., Any]:
-    """`ccdstream run ...` with the toy bundle."""
-    return lambda *arguments: ccdstream("run", "--model", shelf / "toy", *arguments)
+def shelf(shelf: Path) -> Path:
+    """With a long recording, too."""
+    bright_between(shelf / "long.mp4", 5, 49, 1500)
+    return shelf
 
 
 def record_of(folder: Path) -> dict[str, Any]:

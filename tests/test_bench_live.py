@@ -12,7 +12,7 @@ from ccdstream.live.records import Shown, Status
 from tests.bundles import ToyEngine, write_toy_bundle
 from tests.live import grey
 from tools import bench_live
-from tools.bench_live import NumberedSource, burn, number_in
+from tools.bench_live import NumberedSource, burn, number_in, speed_of
 
 SIZE = (240, 480)
 
@@ -82,6 +82,13 @@ def test_a_picture_that_is_out_of_order_is_seen() -> None:
     assert (board.pictures, board.disordered) == (2, 1)
 
 
+def test_a_speed_is_taken_as_it_is_written() -> None:
+    assert speed_of("1.8") == Fraction(9, 5)
+    for wrong in ("0", "-1", "fast", "nan"):
+        with pytest.raises(ValueError):
+            speed_of(wrong)
+
+
 def test_a_soak_samples_what_the_process_holds(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +96,7 @@ def test_a_soak_samples_what_the_process_holds(
     monkeypatch.setattr("ccdstream.live.session.COUNT_EVERY_S", 0.0)
     report = bench_live.soak(
         100 / 25 / 3600,
-        1.0,
+        speed_of("1.8"),
         load_bundle(bundle),
         ToyEngine(),  # type: ignore[arg-type]
         60.0,

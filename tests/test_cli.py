@@ -40,31 +40,6 @@ MODEL_COMMANDS = sorted(
 )
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bundle, a recording with one alert, and one without."""
-    folder = tmp_path_factory.mktemp("shelf")
-    write_toy_bundle(folder / "toy")
-    bright_between(folder / "case12.mp4", 5, 49, 70)
-    bright_between(folder / "calm.mp4", -1, -1, 12)
-    return folder
-
-
-@pytest.fixture
-def here(tmp_path: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current directory but for case12.mp4 and calm.mp4; the model is the toy."""
-    for name in ("case12.mp4", "calm.mp4"):
-        shutil.copy(shelf / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def run(here: Path, shelf: Path) -> Callable[..., Any]:
-    """`ccdstream run ...` with the toy bundle."""
-    return lambda *arguments: ccdstream("run", "--model", shelf / "toy", *arguments)
-
-
 # --- what a run leaves, and what it says ---
 
 

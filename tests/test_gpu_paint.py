@@ -10,8 +10,9 @@ import torch
 
 from ccdstream.frames import Colour, DeviceFrame, FieldOfView, Frame, Fused
 from ccdstream.gpu.paint import painted
+from ccdstream.history import STATES
 from ccdstream.paint import Canvas, Dots, Layer, Levels, Mark, dots_of, whole_numbers
-from ccdstream.render import STATES, Overlay
+from ccdstream.render import Overlay
 from tests.devices import DEVICES, no_hidden_wait, on_device
 
 COLOUR = Colour("bt709", full_range=False)

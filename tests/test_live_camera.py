@@ -334,6 +334,28 @@ def test_a_camera_that_is_not_there_is_an_error_at_once() -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (errno.ENOENT, "there is no camera /dev/video0. `ccdstream devices` lists"),
+        (errno.EACCES, "/dev/video0 cannot be opened: Permission denied. Add this user"),
+        (errno.EBUSY, None),
+        (UVC, None),
+    ],
+    ids=["absent", "refused", "busy", "there"],
+)
+def test_whether_a_camera_is_there_is_known_without_opening_its_pictures(
+    node: Any, message: str | None
+) -> None:
+    source = CameraSource("0", Wanted(), platform=LINUX, kernel=FakeKernel({"/dev/video0": node}))
+    if message is None:
+        source.check()  # one that is busy now is waited for
+        return
+    with pytest.raises(VideoOpenError) as found:
+        source.check()
+    assert str(found.value).startswith(message)
+
+
 def test_where_nothing_lists_cameras_numbers_are_tried_until_one_is_missing() -> None:
     captures = [FakeCapture([colours()]), FakeCapture([])]
     found = list_cameras(platform="aix", open_capture=lambda number, backend: captures[number])

@@ -82,6 +82,7 @@ def test_a_recording_at_its_own_rate_leaves_every_file(
     kinds = [event["kind"] for event in events_of(out)]
     assert kinds[:2] == ["session_started", "connected"] and kinds[-1] == "session_ended"
     assert kinds.count("alert_opened") == kinds.count("alert_closed") == 1
+    assert counts["pauses"] == 0 and "recorded with 0 pauses" in result.stderr
 
 
 def test_what_was_negotiated_is_printed_and_alerts_are_data(
@@ -90,6 +91,7 @@ def test_what_was_negotiated_is_printed_and_alerts_are_data(
     result = live(toy, clip, tmp_path / "out", "--pace")
     height, width = SIZE
     assert f"case.mp4: {width}x{height}, 25 frames/s, yuv420p" in result.stderr
+    assert "recorded" not in result.stderr
     head, row = result.stdout.splitlines()
     assert head.startswith("alert  start") and row.split()[0] == "1"
     assert "Not a medical device" in result.stderr
@@ -192,10 +194,53 @@ def test_a_full_disk_ends_the_recording_the_session_goes_on_and_the_exit_is_1(
     assert result.exit_code == 1
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "No space left on device" in errors[0]
+    assert result.stderr.count("No space left") == 1, "said once, as it happens"
+    assert "not whole: overlay recording" in result.stderr.partition(errors[0])[2]
     written = json.loads((out / "live.run.json").read_text())
     assert written["counts"]["analysed"] + written["dropped"]["slot"] == 38
     assert "No space left" in next(iter(written["failures"].values()))
     assert "recorder_failed" in [event["kind"] for event in events_of(out)]
+
+
+def test_a_full_disk_is_said_when_it_is_known_at_the_end_only_and_also_when_quiet(
+    toy: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room is used up by what is written while the files are finished."""
+    small = partial(SmallFile, room=2000)
+    monkeypatch.setitem(Recorder.__init__.__kwdefaults__, "open_file", small)
+    monkeypatch.setattr("ccdstream.live.record.KEYFRAME_S", 60.0)  # so all is written at the end
+    out = tmp_path / "out"
+    result = live(toy, clip, out, "--pace", "--record", "case", "--quiet")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: overlay recording: cannot write ") and "No space left" in line
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        (["/dev/video63"], "there is no camera"),
+        (["srt://127.0.0.1:9"], "does not know srt://"),
+        (["nowhere://127.0.0.1:9"], "does not know nowhere://"),
+        (["missing.mp4", "--pace"], "nothing called missing.mp4"),
+        (["text.mp4", "--pace"], "text.mp4"),
+        (["lavfi:no_such_filter"], "Check its filters"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_wrong_source_is_told_before_the_model_is_loaded_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: list[str], message: str
+) -> None:
+    def open_model(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("ccdstream.live.cli.open_model", open_model)
+    monkeypatch.chdir(tmp_path)
+    Path("text.mp4").write_text("no video at all")
+    result = ccdstream("live", "--device", *device)
+    assert message in refusal(result) and result.stdout == ""
+    assert "results:" not in result.stderr
+    assert everything_in(tmp_path) == {"text.mp4"} and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_source_that_cannot_be_had_as_asked_leaves_nothing(
@@ -243,7 +288,7 @@ def test_a_window_needs_a_screen(
 ) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    told = refusal(live(toy, clip, tmp_path / "out", "--pace", "--window"))
+    told = refusal(live(toy, clip, tmp_path / "out" / "deep", "--pace", "--window"))
     assert "no screen" in told and "--view" in told
     assert not (tmp_path / "out").exists()
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ccdstream.live.board import Board, Request
-from ccdstream.live.records import AlertCard, Status
+from ccdstream.live.records import AlertCard, Shown, Status
 from ccdstream.live.serve import Watch
 from tests.browser import CHROMIUM, Tab, chromium
 from tests.live_feed import FACTS, Feed
@@ -181,6 +181,96 @@ def test_mark_and_snapshot_make_a_request_with_the_moment_that_was_seen(
             assert request.at_s is not None and 0 <= request.at_s < 600
 
 
+def test_where_a_snapshot_is_the_page_tells(open_tab: Tab, feed: Feed) -> None:
+    toasts = "document.getElementById('toasts').innerText"
+    feed.board.tell({"output": "live-1", "snapshot": {"number": 1, "file": "snapshots/old.jpg"}})
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url)
+        open_tab.until(PICTURE)
+        feed.board.tell({"snapshot": {"number": 2, "file": "snapshots/new.jpg"}})
+        open_tab.until(f"{toasts}.includes('Snapshot kept: live-1/snapshots/new.jpg')")
+        feed.board.tell({"snapshot": {"number": 3, "failed": "No space left on device"}})
+        open_tab.until(f"{toasts}.includes('No snapshot: No space left on device')")
+        assert "old.jpg" not in open_tab.run(toasts), "of before this page was opened"
+
+
+def test_the_end_of_a_session_closes_a_note_and_gives_back_what_was_typed(
+    open_tab: Tab, feed: Feed
+) -> None:
+    feed.board.tell({"output": "live-1"})
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url)
+        open_tab.until(PICTURE)
+        assert text(open_tab, "recording-word") == "Recording"
+        open_tab.press("n")
+        open_tab.until("document.getElementById('noting').open")
+        open_tab.run("document.getElementById('noting-text').value = 'look again'; 1")
+        feed.board.close()
+        open_tab.until(kind_is("SESSION OVER"))
+        assert text(open_tab, "detail") == "the results are in live-1"
+        assert not open_tab.run("document.getElementById('noting').open")
+        told = "The session is over. This note was not kept: look again"
+        open_tab.until(f"document.getElementById('toasts').innerText.includes('{told}')")
+        assert text(open_tab, "recording-word") == "Recording ended"
+        assert feed.board.requests() == []
+    open_tab.until("channel === null")
+    assert text(open_tab, "kind") == "SESSION OVER"
+    assert text(open_tab, "recording-word") == "Recording ended"
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(1920, 1080), (1366, 768), (820, 1180), (390, 844)],
+    ids=lambda size: "x".join(map(str, size)),
+)
+def test_an_open_alert_is_the_loudest_thing_and_moves_no_button(
+    open_tab: Tab, size: tuple[int, int]
+) -> None:
+    board = Board()
+    board.tell(FACTS | SLOW)
+    board.show(Shown(None, 1, 3.0, 0.0, Status("READY"), "NORMAL", 0.5, 0.0))
+    places = "JSON.stringify([...document.querySelectorAll('button')].map((b) => b.offsetTop))"
+    with Watch(board) as watch:
+        open_tab.open(watch.url, size)
+        open_tab.until(kind_is("READY"))
+        before = open_tab.run(places)
+        board.put_alert(card(1, closed_s=None))
+        open_tab.until("document.body.dataset.alert === 'open'")
+        seen = open_tab.run(
+            """[...document.querySelectorAll('body *')]
+               .filter((e) => e.offsetWidth && e.childElementCount === 0 && e.textContent.trim())
+               .map((e) => [parseFloat(getComputedStyle(e).fontSize), e.id, e.textContent])
+               .sort((a, b) => b[0] - a[0])"""
+        )
+        assert seen[0][1:] == ["alarm", "ALERT"] and seen[0][0] > 1.2 * seen[1][0], seen[:3]
+        assert text(open_tab, "meanwhile") == "READY", "the status is told beside it"
+        assert "at 4 o'clock" in text(open_tab, "alarm-detail")
+        assert open_tab.run("document.title").startswith("ALERT")
+        assert open_tab.run(places) == before
+        board.put_alert(card(1))
+        open_tab.until("document.body.dataset.alert === ''")
+        assert open_tab.run("document.getElementById('alarm').hidden")
+        assert not open_tab.run("document.getElementById('word').hidden")
+        assert open_tab.run(places) == before
+
+
+def test_a_long_source_keeps_its_end(open_tab: Tab) -> None:
+    board = Board()
+    long = "/mnt/" + "deep/" * 60 + "case12_left_colon.mp4"
+    board.tell(FACTS | {"source": long})
+    with Watch(board) as watch:
+        open_tab.open(watch.url)
+        open_tab.until("document.getElementById('source').textContent !== ''")
+        assert text(open_tab, "source") == long
+        assert open_tab.run("document.getElementById('source').title") == long
+        way, name = (
+            open_tab.run(f"(({{scrollWidth, clientWidth}}) => scrollWidth - clientWidth)"
+                         f"(document.getElementById('source-{part}'))")
+            for part in ("way", "name")
+        )  # fmt: skip
+        assert way > 0 and name <= 1
+
+
 def test_a_note_belongs_to_the_moment_at_which_it_was_begun(open_tab: Tab, feed: Feed) -> None:
     with Watch(feed.board) as watch:
         open_tab.open(watch.url)
@@ -329,9 +419,10 @@ def test_everything_that_matters_is_in_the_window_at_each_size(
         feed.status = Status("OUT OF VIEW", "the scope is outside of the body")
         open_tab.until(kind_is("OUT OF VIEW"))
         outside = open_tab.run(
-            """['#picture', '#kind', '#detail', '#state', '#score', '#delay', '#dropped',
+            """['#picture', '#score', '#delay', '#dropped',
                '#recording', '#mark', '#note', '#snapshot', '#sound', '#line', '.card',
-               'footer strong']
+               'footer strong', ...(document.body.dataset.alert
+                 ? ['#alarm', '#alarm-detail', '#meanwhile'] : ['#kind', '#detail', '#state'])]
                .filter((name) => {
                  const b = document.querySelector(name).getBoundingClientRect();
                  return b.width < 8 || b.height < 8 || b.left < 0 || b.top < 0

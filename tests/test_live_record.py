@@ -193,6 +193,7 @@ def test_a_pause_begins_a_segment_so_that_no_old_picture_stands_for_it(tmp_path:
     assert read(*paths) == numbered([*steady(1), *steady(1, start=30 * S)])
     first, second = told.of("segment_closed")
     assert (first["cause"], first["end_s"], second["start_s"]) == ("pause", 1.0, 30.0)
+    assert recorder.pauses == 1
 
 
 def test_without_a_frame_there_is_no_file(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ccdstream.errors import OutputError
 from ccdstream.frames import Colour, Frame
 from ccdstream.live.board import Board, Request
 from ccdstream.live.records import TIME_BASE, AlertCard, Shown, Status
-from ccdstream.live.serve import MOST_WATCHERS, Watch
+from ccdstream.live.serve import MOST_WATCHERS, Watch, _addresses
 
 PAGE = Path(serve.__file__).parent / "page"
 
@@ -373,6 +373,19 @@ def test_another_address_has_a_token_though_none_was_given() -> None:
             assert to.getresponse().status == 403
         finally:
             to.close()
+
+
+def test_a_host_that_stands_for_every_address_is_told_as_addresses_that_others_can_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = ["192.0.2.7", "2001:db8::7"]
+    monkeypatch.setattr("ccdstream.live.serve.own_addresses", lambda: found)
+    with Watch(Board(), host="0.0.0.0", token="let-me-see") as watch:
+        port = watch.url.rpartition("/")[0].rpartition(":")[2]
+        assert watch.urls == [f"http://192.0.2.7:{port}/?token=let-me-see"]
+    assert _addresses("::", 80, None) == ["http://192.0.2.7:80/", "http://[2001:db8::7]:80/"]
+    found.clear()
+    assert _addresses("0.0.0.0", 80, None) == [f"http://{socket.gethostname()}:80/"]
 
 
 @pytest.mark.parametrize("token", ["", "short", "with space 1", "semi;colon1"])

@@ -64,7 +64,7 @@ class ListRecorder:
 
     def __init__(self) -> None:
         self.failed: str | None = None
-        self.dropped = 0
+        self.dropped = self.pauses = 0
         self.full = False
         self.frames: list[Frame] = []
         self.told: list[tuple[str, int]] = []
@@ -110,6 +110,7 @@ class Session:
         self.overlay, self.source = ListRecorder(), ListRecorder()
         self.events: list[Event] = []
         self.alerts: list[Alert] = []
+        self.failed: list[tuple[str, str]] = []
         self.shown: list[Shown] = []
         self.result: LiveResult | None = None
         self.error: BaseException | None = None
@@ -127,6 +128,7 @@ class Session:
             source=self.source,
             on_event=self.events.append,
             on_alert=self.alerts.append,
+            on_failed=lambda name, why: self.failed.append((name, why)),
             **options,
         )
         self._threads = [
@@ -351,7 +353,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_session(bundle: Bundle, whic
         live.feed(DARK)
         result = live.end()
     assert result.counts.analysed == 3
-    assert len(result.failures) == 1
+    assert len(result.failures) == 1 and live.failed == list(result.failures.items())
     assert "No space left" in next(iter(result.failures.values()))
     assert "No space left" in live.board.facts()["recording_failed"]
 
@@ -373,7 +375,8 @@ def test_what_a_watcher_asks_for_becomes_events_and_a_file(bundle: Bundle, tmp_p
     assert mark.kind == "mark" and mark.data == {"note": "look here"}
     assert mark.stream_s == captured.frame.seconds
     (file,) = folder.iterdir()
-    assert file.name == snapshot.data["file"]
+    assert snapshot.data["file"] == f"snapshots/{file.name}"
+    assert live.board.facts()["snapshot"] == {"number": 2, "file": f"snapshots/{file.name}"}
     assert cv2.imread(str(file)).shape == (*SIZE, 3)
 
 

@@ -29,7 +29,7 @@ from tests.senders import (
     sends,
     serving,
 )
-from tests.videos import index_of, make_video
+from tests.videos import index_of, make_video, picture
 
 LIMIT_S = 30.0
 SILENCE_S = 0.4
@@ -357,6 +357,29 @@ def test_the_end_of_a_pipe_is_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are not FFmpeg's there")
+def test_an_mp4_with_its_index_at_its_end_is_refused_in_a_pipe_with_what_to_do(
+    tmp_path: Path,
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 240, 320), np.uint8)
+    grey = np.full((120, 160), 128, np.uint8)
+    movie = make_video(
+        tmp_path / "a.mp4",
+        size=(240, 320),
+        frames=8,
+        picture_of=lambda k: picture((noise[k], grey, grey)),
+    )
+    read, thread = pipe_with(movie.read_bytes())
+    with (
+        pytest.raises(VideoOpenError) as found,
+        pipe_source(f"pipe:{read}", "a pipe", Wanted()).connect(),
+    ):
+        pass
+    os.close(read)
+    thread.join()
+    assert "--device FILE --pace" in str(found.value) and "MPEG-TS or Matroska" in str(found.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors are not FFmpeg's there")
 def test_a_pipe_of_something_else_is_an_error() -> None:
     read, thread = pipe_with(b"no video at all" * 100)
     with (
@@ -366,3 +389,25 @@ def test_a_pipe_of_something_else_is_an_error() -> None:
         pass
     thread.join()
     os.close(read)
+
+
+# --- what is known before ------------------------------------------------------------------------
+
+
+def test_a_url_that_ffmpeg_does_not_know_is_told_and_others_are_not_connected_to() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        port = server.getsockname()[1]
+        for scheme in ("tcp", "http", "rtsp", "udp"):
+            url = f"{scheme}://127.0.0.1:{port}/x"
+            url_source(url, url, Wanted(), timeout_s=1.0).check()
+        with pytest.raises(VideoOpenError, match="does not know foo://"):
+            url_source(f"foo://127.0.0.1:{port}", "foo", Wanted(), timeout_s=1.0).check()
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_filters_that_give_no_picture_are_told_at_once() -> None:
+    lavfi_source("testsrc2=size=64x48:rate=25", Wanted()).check()
+    with pytest.raises(VideoOpenError, match="Check its filters"):
+        lavfi_source("no_such_filter", Wanted()).check()

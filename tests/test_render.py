@@ -5,7 +5,9 @@ import pytest
 
 import ccdstream.render
 from ccdstream.frames import Colour, FieldOfView, Frame, Fused
-from ccdstream.render import STATES, Overlay
+from ccdstream.history import STATES
+from ccdstream.render import Overlay
+from tests.live import grey
 
 COLOUR = Colour("bt601", full_range=False)
 SIZES = [(576, 720), (1080, 1920), (288, 384), (240, 320), (48, 64), (35, 33), (33, 35), (3, 5)]
@@ -281,6 +283,15 @@ def test_a_late_frame_has_a_label_and_the_time_line_but_neither_heat_nor_score()
     again = other.draw_late(frame_of(size, pts=9), 1.2)
     bar = (slice(300, 500), slice(690, 712))
     assert (again.y[bar] == late.y[bar]).all(), "no bar tells the score of an earlier frame"
+
+
+@pytest.mark.parametrize("size", [(240, 320), (576, 720), (1080, 1920)], ids=str)
+def test_the_words_on_a_late_frame_are_not_cut_off(size: tuple[int, int]) -> None:
+    frame = grey(90, size)
+    late = overlay(size).draw_late(frame, 0.5).y[: size[0] // 2, : size[1] // 2]
+    rows, columns = np.nonzero(late != 90)
+    box = late[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    assert (box[:, -2:] == box[:, -1:]).all(), "they end before the edge of their panel"
 
 
 def test_a_frame_that_is_not_drawn_counts_in_the_time_line() -> None:

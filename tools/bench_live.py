@@ -356,14 +356,24 @@ def rising_numbers(path: Path) -> int:
     return count
 
 
+def speed_of(text: str) -> Fraction:
+    """What --speed says, exactly: 1.8 as a float is a fraction that no time base can hold.
+
+    Raises:
+        ValueError: it is no number above 0.
+    """
+    speed = Fraction(text)
+    if speed <= 0:
+        raise ValueError(f"a speed is above 0, not {text}")
+    return speed
+
+
 def soak(
-    hours: float, speed: float, bundle: Bundle, engine: SelectedEngine, bound_s: float
+    hours: float, speed: Fraction, bundle: Bundle, engine: SelectedEngine, bound_s: float
 ) -> dict[str, Any]:
     """Play an hour's frames and more, and see what the process holds meanwhile."""
     count = round(hours * 3600 * 25)
-    source = NumberedSource(
-        sample_frames((576, 720)), Fraction(25) * Fraction(speed), count, lose_every=LOSE_EVERY
-    )
+    source = NumberedSource(sample_frames((576, 720)), 25 * speed, count, lose_every=LOSE_EVERY)
     samples: list[tuple[int, Held]] = []
     began_s = time.monotonic()
 
@@ -388,7 +398,7 @@ def soak(
         files = len(list(Path(name).rglob("*.mp4")))
     return {
         "hours": hours,
-        "speed": speed,
+        "speed": float(speed),
         "wall_s": result.wall_s,
         "held": [{"frame": frame, **asdict(what)} for frame, what in samples],
         "counts": asdict(result.counts),
@@ -466,7 +476,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--soak", type=float, metavar="HOURS")
-    parser.add_argument("--speed", type=float, default=4.0)
+    parser.add_argument("--speed", type=speed_of, default=Fraction(4))
     options = parser.parse_args(arguments)
     settle()
     try:

@@ -64,6 +64,8 @@ class Camera:
     """In the driver's order; empty where nothing tells them."""
     problem: str = ""
     """Why it cannot be asked."""
+    refused: bool = False
+    """Whether this user may not open it."""
 
 
 # --- Linux: the kernel's own answers -------------------------------------------------------------
@@ -210,8 +212,10 @@ def _camera_at(kernel: Kernel, path: str) -> Camera | None:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
             return None
-        advice = ". Add this user to the group `video`" if error.errno == errno.EACCES else ""
-        return Camera(path, "", (), f"cannot be opened: {error.strerror}{advice}")
+        refused = error.errno == errno.EACCES
+        advice = ". Add this user to the group `video`" if refused else ""
+        problem = f"cannot be opened: {error.strerror}{advice}"
+        return Camera(path, "", (), problem, refused=refused)
     try:
         node = _Node(kernel, fd)
         found = node.capability()
@@ -363,7 +367,7 @@ class CameraSource:
     Args:
         device: its number, or on Linux its path.
         wanted: what it must deliver.
-        platform, open_capture: for tests: `sys.platform` and OpenCV.
+        platform, kernel, open_capture: for tests: as for `list_cameras`.
     """
 
     ends = False
@@ -374,8 +378,10 @@ class CameraSource:
         wanted: Wanted,
         *,
         platform: str = sys.platform,
+        kernel: Kernel | None = None,
         open_capture: Callable[[Any, int], Any] = cv2.VideoCapture,
     ) -> None:
+        self._kernel = kernel or Kernel()
         self._platform = platform
         self._device = device
         if platform.startswith("linux") and device.isdigit():
@@ -383,6 +389,22 @@ class CameraSource:
         self._wanted = wanted
         self._open_capture = open_capture
         self.name = self._device if platform.startswith("linux") else f"camera {device}"
+
+    def check(self) -> None:
+        """Look whether it is there, without having it give pictures: that may take seconds, and
+        some hand them out to one program only once.
+
+        Raises:
+            VideoOpenError: there is no such camera, or it may not be read.
+        """
+        if not self._platform.startswith("linux"):
+            self._ffmpeg_name(_format_on(self._platform))
+            return
+        found = _camera_at(self._kernel, self._device)
+        if found is None:
+            raise VideoOpenError(f"there is no camera {self.name}. {DEVICES_ADVICE}")
+        if found.refused:
+            raise VideoOpenError(f"{self.name} {found.problem}.")
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:

@@ -4,7 +4,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ccdstream.live.log import EventLog
     from ccdstream.live.record import Recorder
     from ccdstream.live.records import Event, LiveSource, Wanted
+    from ccdstream.live.serve import Watch
     from ccdstream.live.session import Counts, LiveOptions, LiveResult
     from ccdstream.live.window import Window
 
@@ -161,7 +162,7 @@ def live(
 ) -> None:
     """Analyse a camera, a capture card or a stream as it comes: newest frame first, bounded delay.
 
-    Example: ccdstream live --device /dev/video0 --size 720x576 --rate 25 --view --record case.mp4
+    Example: ccdstream live --device /dev/video0 --size 720x576 --rate 25 --view --record case12
     """
     with command():
         from ccdstream.live.records import Wanted
@@ -184,10 +185,12 @@ def live(
             5.0 if post is None else post,
         )
         source = open_source(device, wanted, pace=pace, timeout_s=timeout_s)
+        folder = output or Path(f"live-{datetime.now():%Y%m%d-%H%M%S}")
+        _refuse_results(folder)
+        source.check()
         bundle, selected = open_model(
             model, compute, engine, precision, batch=(1, 1, 1), quiet=quiet or log_json
         )
-        folder = output or Path(f"live-{datetime.now():%Y%m%d-%H%M%S}")
         session = _Session(
             source=source,
             wanted=wanted,
@@ -243,18 +246,22 @@ class _Session:
         from ccdstream.live.session import StreamClock, run_live
         from ccdstream.report.audit import LIVE_SCHEMA, write_audit
 
-        if (self.folder / f"{STEM}.run.json").exists():
-            raise OutputError(
-                f"{show_path(self.folder)} holds the results of a live session already. Choose a "
-                "new folder with --output."
-            )
         made = _make_folder(self.folder)
         before = _entries(self.folder)
         board, clock = Board(), StreamClock()
         with ExitStack() as stack:
             silent = self.quiet or self.log_json
             bar = stack.enter_context(progress("frame", silent))
-            told = _Told(bar, board, self.source.name, silent, self.as_json)
+            told = _Told(
+                bar,
+                board,
+                self.source.name,
+                self.folder,
+                silent=silent,
+                as_json=self.as_json,
+                log_json=self.log_json,
+            )
+            stack.callback(told.no_bar)
             stack.enter_context(_nothing_left(self.folder, made, before, lambda: told.connected))
             journal = Journal(
                 self.folder,
@@ -272,10 +279,10 @@ class _Session:
             overlay, source = self._recorders(stack, log)
             stack.callback(board.close)
             board.tell(self._facts())
-            url = self._page(stack, board)
+            page = self._page(stack, board)
             window = self._window(stack, board)
             log(Event("session_started", time.time(), 0.0, {"source": self.source.name}))
-            told.started(self.bundle, self.engine, self.folder, url)
+            told.started(self.bundle, self.engine, page.urls if page else [])
             capture = Capture(self.source, timeout_s=self.timeout_s, on_event=log)
             result = run_live(
                 capture,
@@ -291,6 +298,7 @@ class _Session:
                 stopped=lambda: stopped() or (window is not None and window.closed),
                 on_event=log,
                 on_alert=told.alert,
+                on_failed=told.failed,
                 on_count=told.count,
             )
             mode = capture.mode
@@ -301,8 +309,9 @@ class _Session:
             ("source recording", source),
             ("journal", journal),
         ):
-            if writer is not None and writer.failed:  # also while the last files were finished
-                result.failures.setdefault(name, writer.failed)
+            if writer is not None and writer.failed and name not in result.failures:
+                result.failures[name] = writer.failed  # while the last files were finished
+                told.failed(name, writer.failed)
         record = live_record(
             result,
             command=self.command,
@@ -321,6 +330,7 @@ class _Session:
             write_audit(self.folder / f"{STEM}.run.json", record, schema=LIVE_SCHEMA)
         except OutputError as error:
             result.failures["run.json"] = str(error)
+            say(f"error: {error}", red=True)
         self._sum_up(result)
         return bool(result.failures)
 
@@ -375,13 +385,13 @@ class _Session:
             "notice": NOTICE,
         }
 
-    def _page(self, stack: ExitStack, board: "Board") -> str | None:
+    def _page(self, stack: ExitStack, board: "Board") -> "Watch | None":
         if self.page is None:
             return None
         from ccdstream.live.serve import Watch
 
         host, port = self.page
-        return stack.enter_context(Watch(board, host=host, port=port)).url
+        return stack.enter_context(Watch(board, host=host, port=port))
 
     def _window(self, stack: ExitStack, board: "Board") -> "Window | None":
         if not self.window:
@@ -391,8 +401,6 @@ class _Session:
         return stack.enter_context(Window(board))
 
     def _sum_up(self, result: "LiveResult") -> None:
-        for name, why in result.failures.items():
-            say(f"error: {name}: {why}", red=True)
         if self.quiet or self.log_json:
             return
         counts, delays = result.counts, result.delays
@@ -410,7 +418,14 @@ class _Session:
                     f"capture to {name}: {p50:.0f} ms, p95 {p95:.0f}, p99 {p99:.0f}, "
                     f"max {1000 * of.max_s:.0f}"
                 )
+        if self.recording.as_dict() is not None:
+            lines.append(
+                f"recorded with {count(counts.pauses, 'pause')}, "
+                f"{count(counts.dropped_recorder, 'frame')} left out"
+            )
         lines += [f"warning: {warning}" for warning in _warnings(result, self.options)]
+        if result.failures:
+            lines.append(f"not whole: {', '.join(result.failures)}, as said above")
         lines.append(f"results: {show_path(self.folder)}")
         say("\n".join([*lines, NOTICE]))
 
@@ -430,33 +445,52 @@ def _warnings(result: "LiveResult", options: "LiveOptions") -> list[str]:
 class _Told:
     """What is printed while a session runs."""
 
-    _SAID = ("connected", "gap_opened", "size_changed", "recorder_failed", "journal_failed")
+    _SAID = ("connected", "gap_opened", "size_changed", "snapshot")
 
-    def __init__(self, bar: Bar, board: "Board", source: str, silent: bool, as_json: bool) -> None:
+    def __init__(
+        self,
+        bar: Bar,
+        board: "Board",
+        source: str,
+        folder: Path,
+        *,
+        silent: bool,
+        as_json: bool,
+        log_json: bool,
+    ) -> None:
         self.connected = False
         """Whether a frame came."""
         self._bar = bar
         self._board = board
         self._source = source
+        self._folder = folder
         self._silent = silent
         self._as_json = as_json
+        self._log_json = log_json
         self._headed = False
         self._last = (time.monotonic(), 0)
 
-    def started(
-        self, bundle: "Bundle", engine: "SelectedEngine", folder: Path, url: str | None
-    ) -> None:
-        if url is not None:  # said even when quiet: without it there is no way to the page
-            self._bar.aside(lambda: say(f"watch: {url}"))
+    def started(self, bundle: "Bundle", engine: "SelectedEngine", urls: Sequence[str]) -> None:
+        if urls:  # said even when quiet: without it there is no way to the page
+            self._bar.aside(lambda: say("\n".join(f"watch: {url}" for url in urls)))
         if not self._silent:
             taken = f"{self._source}: {bundle.model_id}, {engine.name} on {engine.device}"
-            self._bar.aside(lambda: say(f"{taken}\nresults: {show_path(folder)}"))
+            self._bar.aside(lambda: say(taken))
+
+    def no_bar(self) -> None:
+        """What is said from now on is below the bar."""
+        self._bar = Bar("frame")
+
+    def failed(self, name: str, why: str) -> None:
+        """Say what cannot be written any more, even when quiet. Once: the summary only names it."""
+        if not self._log_json:  # whose lines say it
+            self._bar.aside(lambda: say(f"error: {name}: {why}", red=True))
 
     def event(self, event: "Event") -> None:
         """Say what a person at the screen has to know."""
         data = event.data
         if event.kind == "connected":
-            self.connected = True
+            first, self.connected = not self.connected, True
             mode = _mode(data)
             self._board.tell({"mode": mode})
         if self._silent or event.kind not in self._SAID:
@@ -464,13 +498,17 @@ class _Told:
         match event.kind:
             case "connected":
                 text = f"{self._source}: {mode}"
+                if first:  # from now on there are some
+                    text += f"\nresults: {show_path(self._folder)}"
+            case "snapshot" if "failed" in data:
+                text = f"warning: no snapshot: {data['failed']}"
+            case "snapshot":
+                text = f"snapshot: {show_path(self._folder / data['file'])}"
             case "gap_opened":
                 text = f"no signal: {data['cause']}"
-            case "size_changed":
+            case _:
                 (height, width) = data["after"]
                 text = f"the picture is {width}x{height} now"
-            case _:
-                text = f"warning: {data.get('reason') or data.get('cause')}"
         self._bar.aside(lambda: say(text))
 
     def alert(self, alert: "Alert") -> None:
@@ -588,13 +626,13 @@ def _rate(text: str | None) -> Fraction | None:
 
 
 def _stem(name: str | None) -> str | None:
-    """What recordings are called, from `out.mp4` or `out`."""
+    """What recordings are called, from `case12` or, as people write it, `case12.mp4`."""
     if name is None:
         return None
     stem = name[:-4] if name.lower().endswith(".mp4") else name
     if not stem or Path(stem).name != stem or stem.startswith(".") or "\0" in stem:
         raise typer.BadParameter(
-            f"--record takes a name, such as case.mp4, not {name!r}; --output says in which folder"
+            f"--record takes a name, such as case12, not {name!r}; --output says in which folder"
         )
     return stem
 
@@ -602,17 +640,26 @@ def _stem(name: str | None) -> str | None:
 # -- the folder -----------------------------------------------------------------------------------
 
 
-def _make_folder(folder: Path) -> bool:
-    """Make it, and whether it was not there."""
+def _refuse_results(folder: Path) -> None:
+    """Raise OutputError where a session left its results."""
+    if (folder / f"{STEM}.run.json").exists():
+        raise OutputError(
+            f"{show_path(folder)} holds the results of a live session already. Choose a new folder "
+            "with --output."
+        )
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make it; gives what was not there, the innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        there = folder.is_dir()
         folder.mkdir(parents=True, exist_ok=True)
-        return not there
     except OSError as error:
         raise OutputError(
             f"cannot make the folder {show_path(folder)}: {error.strerror}. "
             "Choose another --output."
         ) from error
+    return missing
 
 
 def _entries(folder: Path) -> set[Path]:
@@ -628,9 +675,13 @@ def _new_files(folder: Path, before: set[Path]) -> list[str]:
 
 @contextmanager
 def _nothing_left(
-    folder: Path, made: bool, before: set[Path], connected: Callable[[], bool]
+    folder: Path, made: list[Path], before: set[Path], connected: Callable[[], bool]
 ) -> Iterator[None]:
-    """Where a session fails before its first frame, leave the folder as it was."""
+    """Where a session fails before its first frame, leave the folder as it was.
+
+    Args:
+        made: folders that were made for it, the innermost first.
+    """
     try:
         yield
     except CcdstreamError:
@@ -639,6 +690,6 @@ def _nothing_left(
                 (folder / name).unlink(missing_ok=True)
             for entry in sorted(_entries(folder) - before):
                 entry.rmdir()
-            if made:
-                folder.rmdir()
+            for path in made:
+                path.rmdir()
         raise

@@ -5,7 +5,8 @@ gives them, with the status, in Prometheus' text format.
 
     captured, analysed, shown       frames, since the session began
     dropped.CAUSE                   frames that were not analysed, or not recorded
-    gaps, connections, alerts       how often
+    gaps, pauses                    how often there was no signal, and nothing to record
+    connections, alerts             how often
     delay.STAGE.FIGURE              seconds; FIGURE is p50, p95, p99 or max
     watchers, pictures              written by the page: who watches now, JPEGs made for them
 """
@@ -30,6 +31,8 @@ SHOWN = "shown"
 """Pictures that were put on the board."""
 GAPS = "gaps"
 """Stretches without a signal."""
+PAUSES = "pauses"
+"""Times that a recording had no frame to write for long, and then went on in a new file."""
 CONNECTIONS = "connections"
 """Times that the source was opened."""
 ALERTS = "alerts"
@@ -67,6 +70,7 @@ _TOTALS = {
     ANALYSED: ("frames_analysed", "Frames that were scored."),
     SHOWN: ("pictures_shown", "Pictures put before those who watch."),
     GAPS: ("gaps", "Stretches without a signal."),
+    PAUSES: ("recording_pauses", "Times that a recording had no frame for long and went on."),
     CONNECTIONS: ("connections", "Times that the source was opened."),
     ALERTS: ("alerts", "Alerts that opened."),
     PICTURES: ("pictures_encoded", "JPEGs made for the page."),

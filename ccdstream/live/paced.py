@@ -89,6 +89,11 @@ class PacedFile:
         self._sleep = sleep
         self.name = show_path(path)
 
+    def check(self) -> None:
+        """Raise what `connect` would."""
+        with self.connect():
+            pass
+
     @contextmanager
     def connect(self) -> Iterator[_Playing]:
         """Open it, from its beginning.

@@ -360,6 +360,7 @@ class Recorder:
     Attributes:
         frames: how many were encoded.
         dropped: how many were left out because the encoder was behind.
+        pauses: how often no frame came for longer than `GAP_S`, and then one did.
         failed: why nothing is recorded any more, in a sentence; None while all is well.
 
     Raises:
@@ -405,6 +406,7 @@ class Recorder:
         self.stem = stem
         self.frames = 0
         self.dropped = 0
+        self.pauses = 0
         self.failed: str | None = None
         self._segment_ticks = None if segment_s is None else round(segment_s / TIME_BASE)
         self._rule = clips
@@ -578,6 +580,7 @@ class Recorder:
         if coding != self._coding:
             self._end_stretch("size" if coding.size != self._coding.size else "colour")
         elif self._newest is not None and pts - self._newest > _ticks(GAP_S):
+            self.pauses += 1
             self._end_stretch("pause")
         self._coding = coding
         if self._encoder is None:

@@ -18,8 +18,8 @@ from typing import Self
 
 from ccdstream.alert import Alert, OpenAlert
 from ccdstream.frames import Colour, FieldOfView, Frame, Fused
+from ccdstream.jpeg import jpeg_of
 from ccdstream.live.board import Board
-from ccdstream.live.jpeg import jpeg_of
 from ccdstream.live.latency import StageDelays
 from ccdstream.live.records import AlertCard, Captured, Event, Shown, Status
 from ccdstream.render import Overlay

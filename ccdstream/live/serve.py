@@ -33,9 +33,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ccdstream import __version__
 from ccdstream.errors import OutputError
+from ccdstream.history import STATES
+from ccdstream.jpeg import jpeg_of
+from ccdstream.live.addresses import own_addresses
 from ccdstream.live.board import Board, Request
 from ccdstream.live.guard import Guard, machine_names
-from ccdstream.live.jpeg import jpeg_of
 from ccdstream.live.metrics import (
     CAPTURE_TO_SCREEN,
     PICTURES,
@@ -46,7 +48,6 @@ from ccdstream.live.metrics import (
     status_now,
 )
 from ccdstream.live.records import AlertCard, Shown
-from ccdstream.render import STATES
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -104,7 +105,7 @@ class Watch:
         self._port = port
         self._token = token
         self._socket: socket.socket | None = None
-        self._url = ""
+        self._urls: list[str] = []
         self._encoder: ThreadPoolExecutor | None = None
         self._threads: list[threading.Thread] = []
         self._end: Callable[[], None] = lambda: None
@@ -117,9 +118,15 @@ class Watch:
         self._screen_s: deque[float] = deque(maxlen=256)
 
     @property
+    def urls(self) -> list[str]:
+        """Addresses to open, with the token where one is needed; several where the host stands for
+        all of this machine's."""
+        return list(self._urls)
+
+    @property
     def url(self) -> str:
-        """Address to open, with the token where one is needed."""
-        return self._url
+        """The likeliest of them."""
+        return self._urls[0]
 
     def __enter__(self) -> Self:
         """Listen.
@@ -133,7 +140,7 @@ class Watch:
         if not loopback and self._token is None:
             self._token = secrets.token_urlsafe(16)
         port = self._socket.getsockname()[1]
-        self._url = _address(self._host, port, self._token)
+        self._urls = _addresses(self._host, port, self._token)
         ready = threading.Event()
         guarded = Guard(
             self._app(ready),
@@ -524,7 +531,11 @@ def _not_served(host: str, port: int, error: OSError) -> OutputError:
     )
 
 
-def _address(host: str, port: int, token: str | None) -> str:
-    name = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
-    name = f"[{name}]" if ":" in name else name
-    return f"http://{name}:{port}/" + (f"?token={token}" if token is not None else "")
+def _addresses(host: str, port: int, token: str | None) -> list[str]:
+    """What to open; for a host that stands for all of this machine's addresses, each of them."""
+    names = [host]
+    if host in ("", "0.0.0.0", "::"):
+        names = [name for name in own_addresses() if host != "0.0.0.0" or ":" not in name]
+        names = names or [socket.gethostname()]
+    query = f"?token={token}" if token is not None else ""
+    return [f"http://{f'[{n}]' if ':' in n else n}:{port}/{query}" for n in names]

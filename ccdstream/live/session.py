@@ -25,8 +25,8 @@ from ccdstream.alert import Alert, AlertRule, AlertTracker
 from ccdstream.bundle import Bundle
 from ccdstream.engine.base import Engine
 from ccdstream.frames import Colour, Frame, Fused
+from ccdstream.jpeg import jpeg_of
 from ccdstream.live.board import Board
-from ccdstream.live.jpeg import jpeg_of
 from ccdstream.live.latency import StageDelays
 from ccdstream.live.records import TIME_BASE, Captured, Event, Mode
 from ccdstream.live.screen import Analysed, Screen
@@ -88,6 +88,8 @@ class RecordingLike(Protocol):
     @property
     def dropped(self) -> int: ...
     @property
+    def pauses(self) -> int: ...
+    @property
     def failed(self) -> str | None: ...
     def write(self, frame: Frame) -> bool: ...
     def alert_opened(self, number: int, stream_s: float) -> None: ...
@@ -138,6 +140,8 @@ class Counts:
     deadline_misses: int = 0
     """Drawn, and then too old to be shown."""
     gaps: int = 0
+    pauses: int = 0
+    """Of the recordings together: each goes on in a new file."""
     connections: int = 0
     alerts: int = 0
 
@@ -151,6 +155,7 @@ class Counts:
             "dropped.late": self.dropped_late,
             "dropped.recorder": self.dropped_recorder,
             "gaps": self.gaps,
+            "pauses": self.pauses,
             "connections": self.connections,
             "alerts": self.alerts,
         }
@@ -187,6 +192,7 @@ def run_live(
     stopped: Callable[[], bool] = lambda: False,
     on_event: Callable[[Event], None] = lambda _: None,
     on_alert: Callable[[Alert], None] = lambda _: None,
+    on_failed: Callable[[str, str], None] = lambda *_: None,
     on_count: Callable[[Counts, StageDelays], None] = lambda *_: None,
 ) -> LiveResult:
     """Analyse what a capture gives until it is over, `stopped` says so, or the duration is.
@@ -200,6 +206,7 @@ def run_live(
         folder: of snapshots; None: none can be taken.
         on_event: told what happens, also in the screen's thread.
         on_alert: told of each as it closes.
+        on_failed: told once what cannot be written any more, and why.
         on_count: told twice a second how far the session is.
 
     Raises:
@@ -224,8 +231,9 @@ def run_live(
         on_event=on_event,
     )
     session = _Session(
-        result, capture, screen, board, clock, journal, recordings, folder, on_event, on_alert
-    )
+        result, capture, screen, board, clock, journal, recordings, folder, on_event, on_alert,
+        on_failed,
+    )  # fmt: skip
     capture.listen(screen.arrived)
     if source is not None:
         capture.listen(lambda captured: source.write(captured.frame))
@@ -280,8 +288,11 @@ class _Session:
     folder: Path | None
     on_event: Callable[[Event], None]
     on_alert: Callable[[Alert], None]
+    on_failed: Callable[[str, str], None]
     opened: int = 0
     """Number of the newest alert."""
+    snapshots: int = 0
+    """That were asked for."""
 
     def tell(self, kind: str, **data: Any) -> None:
         """Something happened."""
@@ -324,12 +335,14 @@ class _Session:
         counts.shown, counts.shown_plain = tally.shown, tally.plain
         counts.dropped_late, counts.deadline_misses = tally.late, tally.deadline_misses
         counts.dropped_recorder = sum(each.dropped for each in self.recordings.values())
+        counts.pauses = sum(each.pauses for each in self.recordings.values())
         self.board.count({**counts.counters(), **self.result.delays.counters()})
         failed = {"journal": self.journal.failed}
         failed |= {name: recording.failed for name, recording in self.recordings.items()}
         for name, why in failed.items():
             if why and name not in self.result.failures:
                 self.result.failures[name] = why
+                self.on_failed(name, why)
                 self.board.tell({"recording_failed": " ".join(self.result.failures.values())})
 
     def answer_requests(self) -> None:
@@ -338,6 +351,8 @@ class _Session:
             data: dict[str, Any] = {"note": request.note} if request.note else {}
             if request.kind == "snapshot":
                 data |= self._snapshot()
+                self.snapshots += 1
+                self.board.tell({"snapshot": {"number": self.snapshots, **data}})
             self.tell(request.kind, **data)
 
     def _snapshot(self) -> dict[str, str]:
@@ -350,7 +365,7 @@ class _Session:
             _write_whole(path, jpeg_of(shown.frame, quality=95))
         except OSError as error:
             return {"failed": error.strerror or str(error)}
-        return {"file": path.name}
+        return {"file": f"{path.parent.name}/{path.name}"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

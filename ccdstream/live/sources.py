@@ -9,8 +9,11 @@ from pathlib import Path
 from ccdstream.errors import VideoOpenError, show_path
 from ccdstream.live.camera import CameraSource
 from ccdstream.live.paced import PacedFile
-from ccdstream.live.records import LiveSource, Wanted
-from ccdstream.live.url import lavfi_source, pipe_source, url_source
+from ccdstream.live.records import Wanted
+from ccdstream.live.url import FfmpegSource, lavfi_source, pipe_source, url_source
+
+Source = CameraSource | PacedFile | FfmpegSource
+"""What a user can name. Beside what each `LiveSource` does, `check` tells early what can be."""
 
 _EXPECTED = (
     "Pass a camera's number or path (`ccdstream devices` lists them), a URL such as "
@@ -32,7 +35,7 @@ def show_url(url: str) -> str:
 
 def open_source(
     device: str, wanted: Wanted, *, pace: bool = False, timeout_s: float = 2.0
-) -> LiveSource:
+) -> Source:
     """The source that `device` names. Nothing is opened yet.
 
     Args:
@@ -56,7 +59,7 @@ def open_source(
     return found
 
 
-def _find(device: str, wanted: Wanted, timeout_s: float) -> LiveSource:
+def _find(device: str, wanted: Wanted, timeout_s: float) -> Source:
     if device.isascii() and device.isdigit():
         return CameraSource(device, wanted)
     if device in ("-", "pipe:", "pipe:0"):

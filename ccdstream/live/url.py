@@ -287,6 +287,19 @@ class FfmpegSource:
         self._unparsed = unparsed
         self._advice = advice
 
+    def check(self) -> None:
+        """Tell what can be told without a connection: a sender may serve one only, and a pipe can
+        be read only once.
+
+        Raises:
+            VideoOpenError: no FFmpeg here knows such a URL, or its filters give no picture.
+        """
+        if self._format == "lavfi":
+            with self.connect():
+                pass
+        elif self._timeout_s is not None and not knows_protocol(self._url):
+            self._fail_protocol()
+
     @contextmanager
     def connect(self) -> Iterator[_Stream]:
         """Open it, and decode up to its first picture.
@@ -312,7 +325,9 @@ class FfmpegSource:
                 )
             except SourceLost as lost:
                 if self.ends:
-                    raise VideoOpenError(f"cannot read {self.name}: {lost}.") from None
+                    raise VideoOpenError(
+                        f"cannot read {self.name}: {lost}. {self._advice}"
+                    ) from None
                 raise
             require(self.name, stream.mode, self._wanted, self._advice)
             yield stream
@@ -338,12 +353,7 @@ class FfmpegSource:
         if self._device:
             self._fail_device(getattr(error, "errno", None), reason)
         if isinstance(error, av.error.ProtocolNotFoundError):
-            scheme = self._url.partition(":")[0]
-            raise VideoOpenError(
-                f"cannot open {self.name}: the FFmpeg in this PyAV does not know {scheme}://. "
-                "Have an ffmpeg that does hand it on: `ffmpeg -i URL -c copy -f mpegts - | "
-                "ccdstream live --device -`."
-            ) from None
+            self._fail_protocol()
         if self._timeout_s is not None and waited_s >= OPEN_TIMEOUT_S:
             raise SourceLost(f"no answer for {OPEN_TIMEOUT_S:.0f} s") from None
         if self.ends or isinstance(error, _REFUSED) or not isinstance(error, av.FFmpegError):
@@ -351,6 +361,14 @@ class FfmpegSource:
         if getattr(error, "errno", None) == errno.EIO:  # all that FFmpeg says of a wrong name
             reason = "the host is not known, or does not answer"
         raise SourceLost(reason.lower()) from None
+
+    def _fail_protocol(self) -> NoReturn:
+        scheme = self._url.partition(":")[0]
+        raise VideoOpenError(
+            f"cannot open {self.name}: the FFmpeg in this PyAV does not know {scheme}://. "
+            "Have an ffmpeg that does hand it on: `ffmpeg -i URL -c copy -f mpegts - | "
+            "ccdstream live --device -`."
+        ) from None
 
     def _fail_device(self, number: int | None, reason: str) -> NoReturn:
         if number == errno.EBUSY:
@@ -363,6 +381,18 @@ class FfmpegSource:
                 "to the group `video`."
             ) from None
         raise DeviceRefused(reason) from None
+
+
+def knows_protocol(url: str) -> bool:
+    """Whether this FFmpeg has what reads such a URL. Nothing is sent to anyone."""
+    try:
+        # none is allowed, which is found out after whether it is known
+        av.open(url, options={"protocol_whitelist": "none"}, timeout=OPEN_TIMEOUT_S).close()
+    except av.error.ProtocolNotFoundError:
+        return False
+    except (av.FFmpegError, ValueError, OSError):
+        pass
+    return True
 
 
 def url_source(url: str, name: str, wanted: Wanted, *, timeout_s: float) -> FfmpegSource:
@@ -398,7 +428,9 @@ def pipe_source(url: str, name: str, wanted: Wanted) -> FfmpegSource:
         options=_PROMPT,
         through="FFmpeg pipe",
         ends=True,
-        advice="Write a container that can be read as it comes, such as MPEG-TS, into the pipe.",
+        advice="Of a file, such as an MP4 with its index at its end: play it with --device FILE "
+        "--pace. Of another program: have it write what can be read as it comes, such as MPEG-TS "
+        "or Matroska (`ffmpeg -i INPUT -c copy -f mpegts -`).",
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ccdstream.frames import DeviceFrame, FieldOfView, Frame, Fused
 from ccdstream.history import STATES, History
-from ccdstream.live.jpeg import jpeg_of
+from ccdstream.jpeg import jpeg_of
 
 COLUMNS = 2400
 """Of the line: at least half of them are used once the recording is longer than its first span."""

@@ -60,7 +60,7 @@ const CAUSES = {
 };
 
 function currentStatus() {
-  if (over) return ["SESSION OVER", connected ? "the session has ended" : "the session has ended, the page is no longer served"];
+  if (over) return ["SESSION OVER", facts.output ? `the results are in ${facts.output}` : "the session has ended"];
   if (!connected) return ["NO CONNECTION", lostBecause];
   if (served[0] === "NO SIGNAL") return served;
   return late ?? served;
@@ -73,7 +73,6 @@ function showStatus() {
     statusKind = kind;
     statusSince = performance.now();
     document.body.dataset.kind = kind;
-    document.title = kind === "READY" ? "ccdstream live" : `${kind} - ccdstream live`;
     clearTimeout(speaking); // a hiccup is not worth a word, nor is each of its numbers
     speaking = setTimeout(() => say($("speak"), kind === "LAG" ? "LAG" : `${kind}. ${cause}`), kind === "LAG" ? 1000 : 0);
   }
@@ -84,14 +83,36 @@ function showStatus() {
   say($("detail"), number ? number[2] || "the analysis is later than its bound, its heat withdrawn" : cause);
   say($("blank-kind"), kind);
   say($("blank-cause"), kind === "READY" ? "waiting for a picture" : cause);
+  say($("meanwhile"), word);
+  $("meanwhile").style.setProperty("--chars", word.length);
+  showAlarm();
   showSince();
   const able = connected && !over;
   for (const id of ["mark", "note", "snapshot"]) $(id).disabled = !able;
 }
 
+/** An open alert takes the place of the status, which is told beside it meanwhile. */
+function showAlarm() {
+  const watching = connected && !over && statusKind !== "NO SIGNAL";
+  const open = watching ? [...cards.values()].map((entry) => entry.card).filter((card) => card.closed_s === null) : [];
+  const newest = open.sort((a, b) => b.number - a.number)[0];
+  const was = document.body.dataset.alert;
+  document.body.dataset.alert = newest ? "open" : "";
+  for (const id of ["alarm", "alarm-detail", "meanwhile"]) $(id).hidden = !newest;
+  for (const id of ["word", "detail", "state"]) $(id).hidden = Boolean(newest);
+  const shown = newest ? "ALERT" : statusKind;
+  document.title = shown === "READY" ? "ccdstream live" : `${shown} - ccdstream live`;
+  if (!newest) return;
+  say($("alarm-detail"), `unusual for ${lengthOfAlert(newest)}, ${placeOf(newest)}`);
+  if (was !== "open") {
+    clearTimeout(speaking);
+    say($("speak"), `ALERT, ${placeOf(newest)}`);
+  }
+}
+
 function showSince() {
   const seconds = Math.floor((performance.now() - statusSince) / 1000);
-  say($("blank-since"), seconds >= 2 && !$("blank").hidden ? `for ${lengthOf(seconds).replace(".0 s", " s")}` : "");
+  say($("blank-since"), seconds >= 2 && !over && !$("blank").hidden ? `for ${lengthOf(seconds).replace(".0 s", " s")}` : "");
 }
 
 /* -- picture ------------------------------------------------------------------------------------- */
@@ -220,23 +241,41 @@ function showFacts(told) {
   version = told.version;
   const before = facts;
   facts = told;
-  say($("source"), told.source ?? "");
+  showSource(told.source ?? "");
   say($("mode"), told.mode ?? "");
   say($("model"), told.model ?? "");
   $("model").title = told.model ?? "";
   say($("since"), told.started_wall ? `since ${wallOf(told.started_wall)}` : "");
   if (told.notice && told.notice !== before.notice) toast(told.notice);
+  if (told.snapshot && "version" in before && told.snapshot.number !== before.snapshot?.number) showSnapshot(told.snapshot);
   showRecording();
   guard(); // the bound may be another
   lineChanged = true;
 }
 
+/** Where a name is too long, its beginning is left out: what it ends with tells most. */
+function showSource(name) {
+  const cut = Math.max(name.lastIndexOf("/", name.length - 2), name.lastIndexOf("\\", name.length - 2)) + 1;
+  say($("source-way"), name.slice(0, cut));
+  say($("source-name"), name.slice(cut));
+  $("source").title = name;
+}
+
+function showSnapshot({ file, failed }) {
+  if (failed) toast(`No snapshot: ${failed}`, { bad: true });
+  else toast(`Snapshot kept: ${facts.output ? `${facts.output}/` : ""}${file}`, { seconds: 12 });
+}
+
 function showRecording() {
-  const box = $("recording");
   const failed = facts.recording_failed, on = facts.recording;
-  box.dataset.recording = !connected ? "unknown" : failed ? "failed" : on ? "yes" : "no";
-  say($("recording-word"), !connected ? "RECORDING UNKNOWN" : failed ? "NOT RECORDING:" : on ? "Recording" : "NOT RECORDING");
-  say($("recording-what"), !connected ? "" : failed ? failed : on ? on : "(not asked for)");
+  const known = connected || over;
+  let [kind, word, what] = ["unknown", "RECORDING UNKNOWN", ""];
+  if (known && failed) [kind, word, what] = ["failed", over ? "Recording failed:" : "NOT RECORDING:", failed];
+  else if (known && on) [kind, word, what] = over ? ["over", "Recording ended", on] : ["yes", "Recording", on];
+  else if (known) [kind, word, what] = ["no", over ? "Not recorded" : "NOT RECORDING", "(not asked for)"];
+  $("recording").dataset.recording = kind;
+  say($("recording-word"), word);
+  say($("recording-what"), what);
 }
 
 /* -- alerts -------------------------------------------------------------------------------------- */
@@ -269,6 +308,7 @@ function showAlerts(changed, gone) {
   const open = [...cards.values()].filter((entry) => entry.card.closed_s === null).length;
   say($("alerts-count"), cards.size ? `${cards.size}${open ? `, ${open} open` : ""}` : "");
   settleFocus();
+  showAlarm();
   lineChanged = true;
 }
 
@@ -300,15 +340,22 @@ function fillCard({ card, element }) {
   say(element.querySelector(".at span"), clockOf(card.opened_s));
   element.querySelector(".tag").hidden = !open;
   say(element.querySelector(".wall-time"), `opened ${wallOf(card.opened_wall_s)}`);
-  say(element.querySelector(".where"), card.clock === null ? "position not known"
-    : typeof card.clock === "number" ? `at ${card.clock} o'clock` : `at ${card.clock}`);
+  say(element.querySelector(".where"), placeOf(card));
   lengthOfCard({ card, element });
 }
 
-function lengthOfCard({ card, element }) {
+function placeOf(card) {
+  return card.clock === null ? "position not known"
+    : typeof card.clock === "number" ? `at ${card.clock} o'clock` : `at ${card.clock}`;
+}
+
+function lengthOfAlert(card) {
   const end = card.closed_s ?? Math.max(streamNow() ?? card.peak_s, card.opened_s);
-  const peak = `peak ${scoreOf(card.peak_score)}`;
-  say(element.querySelector(".how"), `${lengthOf(Math.max(end - card.opened_s, 0))}, ${peak}`);
+  return lengthOf(Math.max(end - card.opened_s, 0));
+}
+
+function lengthOfCard({ card, element }) {
+  say(element.querySelector(".how"), `${lengthOfAlert(card)}, peak ${scoreOf(card.peak_score)}`);
 }
 
 /** One card of the list can be reached by Tab, the others by arrow keys from there. */
@@ -528,6 +575,7 @@ async function hear(data) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
   if (!connected) begin();
   served = header.status;
+  const ended = header.over && !over;
   over = header.over;
   if (header.facts) showFacts(header.facts);
   if (header.stream_s !== undefined && header.picture === "new") clock = [header.stream_s + header.age_s, receivedMs];
@@ -536,6 +584,11 @@ async function hear(data) {
   if (header.alerts) showAlerts(header.alerts, header.gone);
   if (header.counters) showCounters(header.counters, header.server_s);
   let fresh = false;
+  if (ended) {
+    endNote();
+    $("keys").close();
+    showRecording();
+  }
   if (header.picture === "none" || over) {
     late = null;
     withdraw();
@@ -603,32 +656,45 @@ document.addEventListener("visibilitychange", () => {
 
 /* -- what a watcher can do ----------------------------------------------------------------------- */
 
-function toast(text, bad = false) {
+function toast(text, { bad = false, seconds = 4 } = {}) {
   const note = document.createElement("p");
   note.textContent = text;
   note.classList.toggle("bad", bad);
   $("toasts").append(note);
   while ($("toasts").children.length > 3) $("toasts").firstChild.remove();
-  setTimeout(() => note.remove(), 4000);
+  if (seconds < Infinity) setTimeout(() => note.remove(), 1000 * seconds);
 }
 
 function ask(kind, note = "", at = shownAt) {
-  if (!connected || over) return toast("No connection: nothing was kept", true);
+  if (!connected || over) return notKept(note);
   tell({ ask: kind, note, at_s: at });
   const moment = at === null ? "" : ` at ${clockOf(at)}`;
+  // where a snapshot is, the session says once it is there
   toast(kind === "mark" ? `Marked${moment}${note ? `: ${note}` : ""}` : `Snapshot asked for${moment}`);
+}
+
+function notKept(note = "") {
+  const why = over ? "The session is over" : "No connection";
+  if (note) toast(`${why}. This note was not kept: ${note}`, { bad: true, seconds: Infinity }); // to be copied
+  else toast(`${why}: nothing was kept`, { bad: true });
 }
 
 let notingAt = null;
 
 function startNote() {
-  if (!connected || over) return toast("No connection: nothing was kept", true);
+  if (!connected || over) return notKept();
   notingAt = shownAt ?? streamNow(); // the moment of the key, not of the last word
   say($("noting-at"), notingAt === null ? "" : clockOf(notingAt));
   $("noting-text").value = "";
   $("noting").returnValue = "";
   $("noting").showModal();
   $("noting-text").focus();
+}
+/** The session is over: nothing may stand before that, and what was typed is not lost. */
+function endNote() {
+  if (!$("noting").open) return;
+  $("noting").close("");
+  notKept($("noting-text").value.trim());
 }
 $("noting").addEventListener("close", () => {
   if ($("noting").returnValue === "mark") ask("mark", $("noting-text").value.trim(), notingAt);
@@ -699,6 +765,7 @@ setInterval(() => {
   say($("wall"), new Date().toLocaleTimeString("en-GB"));
   showSince();
   for (const entry of cards.values()) if (entry.card.closed_s === null) lengthOfCard(entry);
+  showAlarm();
 }, 500);
 setInterval(() => { if (!document.hidden && (lineChanged || clock !== null)) drawLine(); }, 100);
 say($("wall"), new Date().toLocaleTimeString("en-GB"));

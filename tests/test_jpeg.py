@@ -8,7 +8,7 @@ import pytest
 
 from ccdstream import sample
 from ccdstream.frames import Colour, Frame
-from ccdstream.live.jpeg import jpeg_of
+from ccdstream.jpeg import jpeg_of
 from ccdstream.view import rgb_of_frame
 
 

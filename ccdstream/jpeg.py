@@ -1,4 +1,4 @@
-"""A frame as a JPEG, for those who watch."""
+"""A frame as a JPEG, for the page of a live session and for reports."""
 
 import cv2
 
