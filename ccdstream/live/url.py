@@ -128,6 +128,7 @@ class _Stream:
         self._holds = holds  # pictures that the demuxer may hold back
         self._old = 0  # and how many of those to come are from before a silence
         self._video.thread_type = "SLICE"
+        self._video.codec_context.thread_count = 1  # with more, damage in H.264 is not patched
         self._video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self._time_base = exact(self._video.time_base, Fraction(1, 90_000))
         self._deinterlacer = PromptDeinterlacer(
