@@ -240,7 +240,8 @@ class AlertsEdl(AlertWriter):
 
     One event an alert: source and record times alike, the out point after the last frame, and a
     locator. Times count frames from stream time zero at the recording's average rate, without drop
-    frames; where frames are not evenly spaced that is only near.
+    frames; where frames are not evenly spaced that is only near. A timecode begins anew after 24
+    hours, so an event that starts later has a comment with its whole time.
     """
 
     def __init__(
@@ -269,9 +270,10 @@ class AlertsEdl(AlertWriter):
         first = max(round(alert.start_pts * self._time_base * self._rate), 0)
         end = max(round(alert.end_pts * self._time_base * self._rate), first) + 1
         span = f"{self._time(first)} {self._time(end)}"
+        whole = f"* STREAM TIME: {timecode(alert.start_s)}\n" if alert.start_s >= 86_400 else ""
         return (
             f"\n{alert.number:03d}  AX       V     C        {span} {span}\n"
-            f"* FROM CLIP NAME: {self._clip}\n"
+            f"* FROM CLIP NAME: {self._clip}\n{whole}"
             f"* LOC: {self._time(first)} RED     {_ascii(alert_title(alert))}\n"
         )
 
@@ -280,7 +282,7 @@ class AlertsEdl(AlertWriter):
         seconds, frames = divmod(frame, max(math.ceil(self._rate), 1))
         minutes, second = divmod(seconds, 60)
         hours, minute = divmod(minutes, 60)
-        return f"{hours:02d}:{minute:02d}:{second:02d}:{frames:02d}"
+        return f"{hours % 24:02d}:{minute:02d}:{second:02d}:{frames:02d}"
 
 
 def _ascii(text: str) -> str:
