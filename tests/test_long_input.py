@@ -1,10 +1,10 @@
 """Recordings whose times or sizes do not fit into 32 bits, through to every result."""
 
 import csv
+import itertools
 import json
 import os
 import re
-import shutil
 import struct
 from collections.abc import Callable
 from fractions import Fraction
@@ -16,7 +16,6 @@ import pytest
 
 from ccdstream.bundle import Bundle
 from ccdstream.decode import AudioSource, VideoSource
-from ccdstream.encode import VideoSink
 from ccdstream.engine.select import SelectedEngine, open_engine
 from ccdstream.recording import OutputFiles, RunOptions, RunResult, run
 from ccdstream.timecode import parse_timecode, timecode
@@ -141,7 +140,7 @@ def test_times_beyond_32_bits_are_those_of_the_recording_in_every_result(
     assert times_of(overlay) == times
     chapters = chapters_of(overlay)
     assert chapters[0][0] == 0 and {title for *_, title in chapters[:-2]} == {"-"}
-    assert all(a[1] == b[0] for a, b in zip(chapters, chapters[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(chapters))
     assert chapters[-2][2].startswith("Alert 1")
     assert chapters[-2][0] == pytest.approx(float(start), abs=0.001)
     assert chapters[-2][1] == pytest.approx(float(end), abs=0.001)
@@ -243,20 +242,27 @@ def huge_mp4(small: Path, path: Path) -> None:
 
 
 def huge_mkv(small: Path, path: Path) -> None:
-    """The same with a void of 5 GiB between two clusters; its index, now wrong, is made void."""
+    """The same with voids of 5 GiB between two clusters; its index, now wrong, is made void.
+
+    Five of them: FFmpeg passes over none of more than 2 GiB.
+    """
     data = small.read_bytes()
     index = data.rindex(_CUES)
     size = len(data) - index - 9  # of 8 bytes, which begin with 01 in EBML
     data = data[:index] + b"\xec" + struct.pack(">Q", 1 << 56 | size) + bytes(size)
+    start = data.index(_SEGMENT) + 4
+    data = data[:start] + b"\x01" + 7 * b"\xff" + data[start + 8 :]  # of no known size
     clusters = [found.start() for found in re.finditer(_CLUSTER, data)]
     cut = clusters[len(clusters) // 2]
     with path.open("wb") as file:
-        file.write(data[:cut] + b"\xec" + struct.pack(">Q", 1 << 56 | HOLE))
-        file.seek(HOLE, os.SEEK_CUR)
+        file.write(data[:cut])
+        for _ in range(5):
+            file.write(b"\xec" + struct.pack(">Q", 1 << 56 | HOLE // 5))
+            file.seek(HOLE // 5, os.SEEK_CUR)
         file.write(data[cut:])
 
 
-_CUES, _CLUSTER = b"\x1c\x53\xbb\x6b", b"\x1f\x43\xb6\x75"
+_SEGMENT, _CUES, _CLUSTER = b"\x18\x53\x80\x67", b"\x1c\x53\xbb\x6b", b"\x1f\x43\xb6\x75"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +97,14 @@ def scaled(frame: Frame, size: tuple[int, int]) -> Frame:
 def repeat(stretch: Path, path: Path, copies: int) -> None:
     """Write a recording of `copies` times the stretch, packet by packet.
 
-    The pictures of every copy follow those of the one before at the same pace; the sound runs on
-    without a seam, in the same order over and over.
+    The pictures of every copy follow those of the one before at the same pace; the packets of the
+    sound come over and over without a gap, to the end of the pictures.
     """
     with av.open(str(stretch)) as source, av.open(str(path), "w", format="mp4") as target:
         videos = [packet for packet in source.demux(video=0) if packet.size]
         source.seek(0)
         sounds = [packet for packet in source.demux(audio=0) if packet.size]
+        sounds.pop()  # shorter than the others
         video = target.add_stream_from_template(source.streams.video[0], opaque=True)
         sound = target.add_stream_from_template(source.streams.audio[0], opaque=True)
         target.start_encoding()
@@ -258,7 +259,7 @@ def deciles(ticks: Sequence[tuple[float, float]]) -> list[dict[str, float]]:
             kind: 1000 * (ticks[end][number] - ticks[first][number]) / (end - first)
             for number, kind in enumerate(("wall_ms", "cpu_ms"))
         }
-        for first, end in zip(cuts, cuts[1:], strict=False)
+        for first, end in pairwise(cuts)
     ]
 
 
@@ -382,15 +383,18 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{name.partition('.')[2]} {size / 1e6:.2f}"
         for name, size in sorted(report["output_bytes"].items())
     )
-    return "\n".join([*lines, "", f"Frames, rows and overlay frames are equal. MB: {sizes}."]) + "\n"
+    return (
+        "\n".join([*lines, "", f"Frames, rows and overlay frames are equal. MB: {sizes}."]) + "\n"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the tables; writes the JSON where asked to."""
     given = sys.argv[1:] if argv is None else list(argv)
     if given[:1] == ["--child"]:
-        recording, folder, model, kind = given[1:]
-        analyse(Path(recording), Path(folder), model or None, "none" if kind == "none" else kind)  # type: ignore[arg-type]
+        recording, child_folder, model, kind = given[1:]
+        video: VideoKind = "none" if kind == "none" else "overlay"
+        analyse(Path(recording), Path(child_folder), model or None, video)
         return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
