@@ -1,11 +1,13 @@
 """Recordings whose times or sizes do not fit into 32 bits, through to every result."""
 
 import csv
+import gc
 import itertools
 import json
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 from ccdstream.bundle import Bundle
 from ccdstream.decode import AudioSource, VideoSource
 from ccdstream.engine.select import SelectedEngine, open_engine
-from ccdstream.recording import OutputFiles, RunOptions, RunResult, run
+from ccdstream.recording import OutputFiles, RunOptions, RunResult, VideoKind, run
 from ccdstream.timecode import parse_timecode, timecode
 from tests.bundles import write_toy_bundle
 from tests.videos import index_of, make_video, picture, times_of
@@ -198,6 +200,26 @@ def test_what_is_far_beyond_any_recording_is_closed_up_and_said(tmp_path: Path) 
         pts = [frame.pts for frame in source]
         assert pts == [3600 * k for k in range(DENSE)]
         assert source.problems.sentences() == ["the clock of the file jumped 1 time; closed up"]
+
+
+@pytest.mark.parametrize("video", ["overlay", "none"])
+def test_no_object_stays_for_every_frame(
+    tmp_path: Path, bundle: Bundle, engine: SelectedEngine, video: VideoKind
+) -> None:
+    """Not even until Python's collector of cycles comes by: a picture is megabytes to the system,
+    and next to nothing to the collector, which waits for many."""
+    path = make_video(tmp_path / "a.mp4", frames=200, audio="aac")
+    analysed(path, tmp_path / "first", bundle, engine, video=video)  # what is kept once
+    gc.collect()
+    gc.disable()
+    try:
+        # not during a run: looking at the objects of other threads would disturb them
+        before = Counter(type(each).__name__ for each in gc.get_objects())
+        analysed(path, tmp_path / "second", bundle, engine, video=video)
+        after = Counter(type(each).__name__ for each in gc.get_objects())
+    finally:
+        gc.enable()
+    assert {kind: number for kind, number in (after - before).items() if number > 100} == {}
 
 
 # -- files beyond 4 GiB ---------------------------------------------------------------------------
