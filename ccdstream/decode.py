@@ -600,6 +600,8 @@ class VideoSource:
         if self._nvdec is None:  # else it is "cuda", and the file's own is known already
             self.pix_fmt = stream.codec_context.pix_fmt or "unknown"
         self._start = stream.start_time or 0
+        if abs(self._start) * self.time_base > _MAX_START_S:
+            self._start = 0
         self.start_time_s = float(self._start * self.time_base)
         self._announced = self._announced_end()
         start_s, end_s = self._span
@@ -628,9 +630,13 @@ class VideoSource:
         """Where the container says that the video ends, in seconds; None where it does not."""
         if self._stream.duration:
             return float((self._start + self._stream.duration) * self.time_base)
-        if self._container.duration:
-            return ((self._container.start_time or 0) + self._container.duration) / 1e6
-        return None
+        length_s = (self._container.duration or 0) / 1e6
+        start_s = (self._container.start_time or 0) / 1e6
+        if not length_s:
+            return None
+        if self.format.startswith("matroska") and length_s > start_s:
+            return length_s  # FFmpeg writes the end there, whenever the recording starts
+        return start_s + length_s
 
     def _nothing(self) -> VideoOpenError | VideoDecodeError:
         """Why there is not one frame."""

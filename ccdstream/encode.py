@@ -59,6 +59,10 @@ _SAME_MATRIX: dict[Matrix, tuple[int, ...]] = {"bt601": (5, 6), "bt709": (1,), "
 
 _CHAPTER_TICKS_PER_S = 1000
 
+_LONGEST_SAMPLE_TICKS = 2**31 - 1
+"""Longest time that anything in an MP4 can be shown, in ticks of its clock (ISO/IEC 14496-12:
+`sample_delta`, of which FFmpeg uses 31 bits)."""
+
 _LONGEST_NAME_BYTES = 255
 """Of nearly every file system."""
 
@@ -168,6 +172,8 @@ class VideoSink:
         frames: how many were written.
         encoder: what encodes, known once the block is entered.
         encoder_note: why it is x264 though a GPU was asked for; empty for no reason.
+        zero_s: where on the source's clock time 0 of the output lies, known from the first frame
+            on. What is shown at `t` there is at `t - zero_s` here.
         notes: what is not as in the source, one sentence each.
 
     Raises:
@@ -213,10 +219,15 @@ class VideoSink:
             self.notes.append("times are rounded to 0.1 microseconds, the finest that is written")
         self._held: VideoFrame | None = None  # shown until the next one, so not yet encoded
         self._encoded: Packet[VideoStream] | None = None  # not yet written
+        self._zero = Fraction(0)
         self._lead = 0  # how far the encoder decodes ahead of showing, in ticks
         self._sound: Iterator[Packet[AudioStream]] = iter(())
         self._heard: Packet[AudioStream] | None = None  # the next packet of the sound
         self._damaged = 0  # packets of the sound that were left out
+
+    @property
+    def zero_s(self) -> float:
+        return float(self._zero)
 
     # --- opening and closing ---
 
@@ -286,9 +297,6 @@ class VideoSink:
             return
 
     def _new_container(self) -> OutputContainer:
-        ticks = self._time_base.denominator
-        while ticks < 10_000:  # as the muxer does for the track
-            ticks *= 2
         return av.open(
             f"file:{self._part}",  # so that no name is taken for a protocol
             mode="w",
@@ -296,9 +304,15 @@ class VideoSink:
             container_options={
                 "movflags": "+faststart",
                 # the start of a track is kept in these units, and the default is 1/1000 s
-                "movie_timescale": str(ticks),
+                "movie_timescale": str(self._movie_ticks_per_s()),
             },
         )
+
+    def _movie_ticks_per_s(self) -> int:
+        ticks = self._time_base.denominator
+        while ticks < 10_000:  # as the muxer does for the track
+            ticks *= 2
+        return ticks
 
     def _new_video(self) -> VideoStream:
         source = self._source
@@ -572,7 +586,9 @@ class VideoSink:
         """Mark `chapters` in the player's time line; may be called until the block is left.
 
         A chapter lasts until the next one begins, in MP4 as in every player. So the time between
-        two gets a chapter too, called `between`. Of two that overlap the first ends early.
+        two gets a chapter too, called `between`. Of two that overlap the first ends early. One that
+        is longer than MP4 can say becomes several of the same title: after 35 minutes where the
+        source's clock counts microseconds, after 6 hours where it counts 1/90000 s.
         """
         self._chapters = chapters
         self._between = between
@@ -593,6 +609,12 @@ class VideoSink:
         if marks and reached < end:
             marks.append((reached, self._between))
         ends = [start for start, _ in marks[1:]] + [max(end, reached)]
+        longest = _LONGEST_SAMPLE_TICKS * _CHAPTER_TICKS_PER_S // self._movie_ticks_per_s()
+        pieces = [
+            (begin, min(begin + longest, stop), title)
+            for (start, title), stop in zip(marks, ends, strict=False)
+            for begin in range(start, stop, longest)
+        ]
         return [
             {
                 "id": k,
@@ -601,8 +623,7 @@ class VideoSink:
                 "time_base": Fraction(1, _CHAPTER_TICKS_PER_S),
                 "metadata": {"title": title},
             }
-            for k, ((start, title), stop) in enumerate(zip(marks, ends, strict=False))
-            if stop > start
+            for k, (start, stop, title) in enumerate(pieces)
         ]
 
 

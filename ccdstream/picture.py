@@ -13,6 +13,7 @@ import av
 import av.error
 import numpy as np
 from av.filter import Graph
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
@@ -157,7 +158,9 @@ class Orientation:
         (a x + c y, b x + d y).
         """
         try:
-            data = picture.side_data.get("DISPLAYMATRIX")
+            # not `picture.side_data`: a picture keeps that, which keeps the picture, with all its
+            # memory, until Python's collector of cycles comes by
+            data = SideDataContainer(picture).get("DISPLAYMATRIX")  # type: ignore[call-arg]
         except ValueError:  # PyAV does not know some other side data of this picture, as EXIF
             turn = picture.rotation  # degrees, counterclockwise; a mirror image goes unnoticed
             return Orientation._turned(round(-turn / 90) % 4)

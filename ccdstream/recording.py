@@ -260,6 +260,8 @@ def run(
             "encoder": None if sink is None else sink.encoder,
             "encoder_note": "" if sink is None else sink.encoder_note,
         }
+        if sink is not None:
+            record["overlay_offset_s"] = sink.zero_s
         write_page(
             places[files.path("report.html")],
             record,

@@ -208,6 +208,21 @@ def test_edl_events_name_the_frames_and_end_after_the_last(
     assert locator.startswith(f"* LOC: {first} RED     Alert 7: unusual against normal training")
 
 
+def test_an_edit_list_begins_anew_after_24_hours_and_says_so(tmp_path: Path) -> None:
+    day_s = 86_400
+    alert = replace(
+        ALERT, start_pts=day_s * 90_000 - 90_000, start_s=day_s - 1.0, end_pts=(day_s + 2) * 90_000,
+        end_s=day_s + 2.0,
+    )  # fmt: skip
+    writer = AlertsEdl(
+        tmp_path / "a.edl", time_base=Fraction(1, 90_000), rate=Fraction(25), clip=""
+    )
+    *_, event, _, whole, locator = write_alerts(writer, alert).splitlines()
+    assert event.split()[4:] == ["23:59:59:00", "00:00:02:01"] * 2
+    assert whole == "* STREAM TIME: 23:59:59.000"
+    assert locator.startswith("* LOC: 23:59:59:00")
+
+
 @pytest.mark.parametrize("writer", [AlertsJsonl, AlertsCsv, AlertsVtt])
 def test_words_are_those_of_anomaly_not_of_diagnosis(
     writer: type[AlertWriter], tmp_path: Path

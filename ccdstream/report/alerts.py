@@ -240,7 +240,8 @@ class AlertsEdl(AlertWriter):
 
     One event an alert: source and record times alike, the out point after the last frame, and a
     locator. Times count frames from stream time zero at the recording's average rate, without drop
-    frames; where frames are not evenly spaced that is only near.
+    frames; where frames are not evenly spaced that is only near. A timecode begins anew after 24
+    hours, so an event that ends later has a comment with its whole time.
     """
 
     def __init__(
@@ -262,6 +263,8 @@ class AlertsEdl(AlertWriter):
         """
         super().__init__(path, time_base=time_base, overwrite=overwrite)
         self._rate = rate
+        self._base = max(math.ceil(rate), 1)
+        """Frames that the timecode counts in a second."""
         self._clip = _ascii(clip)
         self.header = f"TITLE: {self._clip[:60]}\nFCM: NON-DROP FRAME\n"
 
@@ -269,18 +272,20 @@ class AlertsEdl(AlertWriter):
         first = max(round(alert.start_pts * self._time_base * self._rate), 0)
         end = max(round(alert.end_pts * self._time_base * self._rate), first) + 1
         span = f"{self._time(first)} {self._time(end)}"
+        late = end >= 86_400 * self._base
+        whole = f"* STREAM TIME: {timecode(alert.start_s)}\n" if late else ""
         return (
             f"\n{alert.number:03d}  AX       V     C        {span} {span}\n"
-            f"* FROM CLIP NAME: {self._clip}\n"
+            f"* FROM CLIP NAME: {self._clip}\n{whole}"
             f"* LOC: {self._time(first)} RED     {_ascii(alert_title(alert))}\n"
         )
 
     def _time(self, frame: int) -> str:
         """HH:MM:SS:FF of a frame by its number, at the next whole rate."""
-        seconds, frames = divmod(frame, max(math.ceil(self._rate), 1))
+        seconds, frames = divmod(frame, self._base)
         minutes, second = divmod(seconds, 60)
         hours, minute = divmod(minutes, 60)
-        return f"{hours:02d}:{minute:02d}:{second:02d}:{frames:02d}"
+        return f"{hours % 24:02d}:{minute:02d}:{second:02d}:{frames:02d}"
 
 
 def _ascii(text: str) -> str:
