@@ -1,9 +1,9 @@
 """Files that appear under their final names only when they are whole.
 
-`TextFile` and `BytesFile` are written beside their place as `NAME.part` and renamed on a clean exit;
-after an error nothing is left under either name. `Together` does the same for several files at once. An existing
-file is refused unless the caller allows to replace it. `Lock` keeps two writers apart. What a
-killed process left undone `sweep` undoes: it can be told from what one is at.
+`TextFile` and `BytesFile` are written beside their place as `NAME.part` and renamed on a clean
+exit; after an error nothing is left under either name. `Together` does the same for several files
+at once. An existing file is refused unless the caller allows to replace it. `Lock` keeps two
+writers apart. What a killed process left undone `sweep` undoes: it can be told from what one is at.
 """
 
 import json
