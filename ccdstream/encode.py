@@ -168,6 +168,8 @@ class VideoSink:
         frames: how many were written.
         encoder: what encodes, known once the block is entered.
         encoder_note: why it is x264 though a GPU was asked for; empty for no reason.
+        zero_s: where on the source's clock time 0 of the output lies, known from the first frame
+            on. What is shown at `t` there is at `t - zero_s` here.
         notes: what is not as in the source, one sentence each.
 
     Raises:
@@ -213,10 +215,15 @@ class VideoSink:
             self.notes.append("times are rounded to 0.1 microseconds, the finest that is written")
         self._held: VideoFrame | None = None  # shown until the next one, so not yet encoded
         self._encoded: Packet[VideoStream] | None = None  # not yet written
+        self._zero = Fraction(0)
         self._lead = 0  # how far the encoder decodes ahead of showing, in ticks
         self._sound: Iterator[Packet[AudioStream]] = iter(())
         self._heard: Packet[AudioStream] | None = None  # the next packet of the sound
         self._damaged = 0  # packets of the sound that were left out
+
+    @property
+    def zero_s(self) -> float:
+        return float(self._zero)
 
     # --- opening and closing ---
 

@@ -4,19 +4,21 @@
 """
 
 import hashlib
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ccdstream import NOTICE, __version__
 from ccdstream.alert import Alert, AlertRule, AlertTracker, hottest_region
 from ccdstream.bundle import Bundle
-from ccdstream.decode import VideoSource
+from ccdstream.decode import AudioSource, VideoSource
 from ccdstream.doctor import versions
 from ccdstream.encode import Chapter, VideoSink
 from ccdstream.engine.select import SelectedEngine
@@ -45,6 +47,9 @@ from ccdstream.score import Scorer
 
 VideoKind = Literal["overlay", "none"]
 Form = Literal["parquet", "coco"]
+LATEST_START_S = Fraction(1, 2)
+"""The overlay of a recording whose clock begins later begins at 0: Chromium takes the time before
+the first frame off the end of what it plays, and cannot seek in the rest."""
 FORM_ENDINGS: dict[Form, str] = {"parquet": "scores.parquet", "coco": "coco.json"}
 
 
@@ -303,6 +308,8 @@ def run(
             "encoder": None if sink is None else sink.encoder,
             "encoder_note": "" if sink is None else sink.encoder_note,
         }
+        if sink is not None:
+            record["overlay_offset_s"] = sink.zero_s
         write_page(
             places[files.path("report.html")],
             record,
@@ -327,15 +334,24 @@ def _open_sink(
     if path is None:
         return None
     audio = stack.enter_context(source.open_audio())
-    segment = options.start_s is not None
     sink = VideoSink(
         path,
         source,
         audio=audio,
-        offset_pts=source.first_pts if segment else 0,
+        offset_pts=source.first_pts if options.start_s is not None else _late_start(source, audio),
         encode_on=gpu,
     )
     return stack.enter_context(sink)
+
+
+def _late_start(source: VideoSource, audio: AudioSource) -> int:
+    """The pts at which a whole recording begins, its sound too, if that is late; else 0."""
+    starts_s = [source.first_pts * source.time_base]
+    stream = audio.stream
+    if stream is not None and stream.start_time is not None and stream.time_base is not None:
+        starts_s.append(stream.start_time * stream.time_base)
+    late = min(starts_s) > LATEST_START_S
+    return math.floor(min(starts_s) / source.time_base) if late else 0
 
 
 def _overlay(source: VideoSource, bundle: Bundle) -> Overlay:

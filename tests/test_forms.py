@@ -35,7 +35,7 @@ def engine(bundle: Bundle) -> SelectedEngine:
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dark, then bright: an alert."""
-    return bright_between(tmp_path_factory.mktemp("video") / "case.mp4", 10, 34, 40)
+    return bright_between(tmp_path_factory.mktemp("video") / "case.mp4", 10, 69, 80)
 
 
 @pytest.fixture
