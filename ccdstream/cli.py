@@ -79,6 +79,13 @@ class VideoOutput(StrEnum):
     none = "none"
 
 
+class AlsoOutput(StrEnum):
+    """Further forms of the results."""
+
+    parquet = "parquet"
+    coco = "coco"
+
+
 class Preset(StrEnum):
     """Sizes of a training."""
 
@@ -146,6 +153,13 @@ def run(
     precision: PrecisionOption = PrecisionName.fp16,
     calibration: CalibrationOption = None,
     video: Annotated[VideoOutput, typer.Option(help="Which video to write.")] = VideoOutput.overlay,
+    also: Annotated[
+        list[AlsoOutput] | None,
+        typer.Option(
+            help="Further files: the scores as Parquet; the score and hottest box of each frame in "
+            "COCO's form. May be given several times."
+        ),
+    ] = None,
     start: Annotated[
         str | None, typer.Option("--from", metavar="T", help="Start at T: 90, 90s or 00:01:30.")
     ] = None,
@@ -187,10 +201,11 @@ def run(
     """
     with command():
         from ccdstream.batch import is_batch
-        from ccdstream.recording import RunOptions
+        from ccdstream.recording import RunOptions, check_forms
 
         options = RunOptions(
             video=video.value,
+            also=frozenset(form.value for form in also or ()),
             start_s=parse_time("--from", start),
             end_s=parse_time("--to", end),
             batch=batch,
@@ -198,6 +213,7 @@ def run(
         )
         if None not in (options.start_s, options.end_s) and options.end_s <= options.start_s:  # type: ignore[operator]
             raise typer.BadParameter("--to must be later than --from.")
+        check_forms(options)
         choice = _Choice(model, device, engine, precision, tuple(calibration or ()), quiet)
         if is_batch(inputs):
             _run_batch(inputs, output, recursive, choice, options, jobs, as_json)

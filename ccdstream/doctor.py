@@ -29,6 +29,7 @@ PACKAGES = (
     ("openvino",),
     ("onnxruntime", "onnxruntime-gpu"),
     ("onnx",),
+    ("pyarrow",),
     ("torch",),
     ("torchvision",),
     ("tensorrt",),

@@ -129,7 +129,7 @@ Route = AbstractContextManager[Iterator[Judged]]
 them are alive at a time, however long the video is. The error of whichever stage fails is raised
 by the iterator, and leaving the block, in any way, stops every thread."""
 
-OnFrame = Callable[[Frame | DeviceFrame, Scored, Fused, str], None]
+OnFrame = Callable[[Judged, Fused, str], None]
 """Called for every frame, in order, with its state."""
 
 
@@ -161,7 +161,7 @@ def analyse(
                 if sink is not None and item.drawn is not None:
                     with watch.measure("encode"):
                         sink.write(item.drawn)
-                on_frame(judged.frame, judged.scored, item.fused, item.state)
+                on_frame(judged, item.fused, item.state)
                 for alert in item.alerts:
                     on_alert(alert)
     for alert in tracker.finish():

@@ -4,28 +4,31 @@
 """
 
 import hashlib
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ccdstream import NOTICE, __version__
-from ccdstream.alert import Alert, AlertRule, AlertTracker
+from ccdstream.alert import Alert, AlertRule, AlertTracker, hottest_region
 from ccdstream.bundle import Bundle
-from ccdstream.decode import VideoSource
+from ccdstream.decode import AudioSource, VideoSource
 from ccdstream.doctor import versions
 from ccdstream.encode import Chapter, VideoSink
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import OutputError, VideoOpenError, show_path
-from ccdstream.frames import DeviceFrame, Frame, Fused, Scored
-from ccdstream.pipeline import StopWatch, analyse, make_fuser, make_scorer, route_of
+from ccdstream.frames import Fused
+from ccdstream.pipeline import Judged, StopWatch, analyse, make_fuser, make_scorer, route_of
 from ccdstream.process import settle
 from ccdstream.quality import FLAGS as QUALITY_FLAGS
 from ccdstream.render import Overlay, with_heat
+from ccdstream.report import parquet
 from ccdstream.report.alerts import (
     AlertsCsv,
     AlertsEdl,
@@ -35,14 +38,19 @@ from ccdstream.report.alerts import (
     alert_title,
 )
 from ccdstream.report.audit import write_audit
+from ccdstream.report.coco import Predictions, coco_predictions
 from ccdstream.report.files import Lock, Together, lock_path, refuse_existing
 from ccdstream.report.gallery import Gallery
 from ccdstream.report.page import write_page
-from ccdstream.report.scores import ScoresCsv
+from ccdstream.report.scores import ScoresCsv, ScoresWriter
 from ccdstream.score import Scorer
 
 VideoKind = Literal["overlay", "none"]
 Form = Literal["parquet", "coco"]
+LATEST_START_S = Fraction(1, 2)
+"""The overlay of a recording whose clock begins later begins at 0: Chromium takes the time before
+the first frame off the end of what it plays, and cannot seek in the rest."""
+FORM_ENDINGS: dict[Form, str] = {"parquet": "scores.parquet", "coco": "coco.json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,8 @@ class RunOptions:
 
     video: VideoKind = "overlay"
     also: frozenset[Form] = frozenset()
-    """Further files with results."""
+    """Further files with results: parquet, the scores; coco, predictions for tools that score
+    detectors."""
     deid: bool = False
     """Whether results are made such that they do not say whose recording it is."""
     keep_metadata: bool = False
@@ -83,6 +92,7 @@ class OutputFiles:
         """Every file that a run writes."""
         endings = ["alerts.jsonl", "alerts.csv", "alerts.vtt", "alerts.edl", "scores.csv"]
         endings += ["run.json", "report.html"]
+        endings += [FORM_ENDINGS[form] for form in sorted(options.also)]
         endings += ["overlay.mp4"] if options.video == "overlay" else []
         return [self.path(ending) for ending in endings]
 
@@ -118,6 +128,21 @@ class RunResult:
     warnings: list[str] = field(default_factory=list)
 
 
+def check_forms(options: RunOptions) -> None:
+    """Find out, before any work, whether the forms that are asked for can be written.
+
+    Raises:
+        OutputError: one cannot.
+    """
+    if "parquet" in options.also:
+        parquet.require()
+    if "coco" in options.also and options.start_s is not None:
+        raise OutputError(
+            "predictions in COCO's form name frames by their number in the recording, which is not "
+            "known where the analysis begins later. Leave out --from or --also coco."
+        )
+
+
 def run(
     path: Path,
     files: OutputFiles,
@@ -142,6 +167,7 @@ def run(
         OutputError: a result exists already or cannot be written, or another process is writing it.
     """
     started = time.perf_counter()
+    check_forms(options)
     settle()
     scorer = make_scorer(engine)
     gpu = None if isinstance(scorer, Scorer) else scorer.place.index
@@ -190,18 +216,36 @@ def run(
                 clip=path.name,
             )
             writers.append(stack.enter_context(edl))
-            scores = stack.enter_context(
-                ScoresCsv(places[files.path("scores.csv")], parts=bundle.parts)
-            )
+            scores: list[ScoresWriter] = [
+                stack.enter_context(ScoresCsv(places[files.path("scores.csv")], parts=bundle.parts))
+            ]
+            if "parquet" in options.also:
+                table = parquet.ScoresParquet(
+                    places[files.path(FORM_ENDINGS["parquet"])],
+                    parts=bundle.parts,
+                    model=bundle.model_id,
+                    time_base=source.time_base,
+                )
+                scores.append(stack.enter_context(table))
+            coco: Predictions | None = None
+            if "coco" in options.also:
+                place = places[files.path(FORM_ENDINGS["coco"])]
+                coco = stack.enter_context(
+                    coco_predictions(place, stem=files.stem, size=source.size)
+                )
             sink = _open_sink(stack, source, places.get(files.path("overlay.mp4")), options, gpu)
 
-            def frame_done(
-                frame: Frame | DeviceFrame, scored: Scored, fused: Fused, state: str
-            ) -> None:
-                seconds = frame.seconds
+            def frame_done(judged: Judged, fused: Fused, state: str) -> None:
+                seconds, pts, parts = judged.seconds, judged.frame.pts, judged.scored.parts
                 if result.frames == 0:
                     result.first_s = seconds
-                scores.write(result.frames, frame.pts, seconds, fused, state, scored.parts)
+                for writer in scores:
+                    writer.write(result.frames, pts, seconds, fused, state, parts)
+                if coco is not None and fused.informative:
+                    with watch.measure("coco"):
+                        hottest = hottest_region(fused.heat, judged.field)
+                        box = None if hottest is None else hottest.box
+                        coco.write(result.frames, fused.smoothed, box)
                 result.frames += 1
                 result.informative_frames += fused.informative
                 result.uninformative.update(fused.quality)
@@ -239,6 +283,10 @@ def run(
             overlay = files.path("overlay.mp4")
             if sink is None and overlay.exists():
                 result.warnings.append(f"{show_path(overlay)} is of an earlier run")
+            for form in get_args(Form):
+                file = files.path(FORM_ENDINGS[form])
+                if form not in options.also and file.exists():
+                    result.warnings.append(f"{show_path(file)} is of an earlier run")
             if sink is not None:
                 sink.chapters(
                     [
@@ -286,15 +334,24 @@ def _open_sink(
     if path is None:
         return None
     audio = stack.enter_context(source.open_audio())
-    segment = options.start_s is not None
     sink = VideoSink(
         path,
         source,
         audio=audio,
-        offset_pts=source.first_pts if segment else 0,
+        offset_pts=source.first_pts if options.start_s is not None else _late_start(source, audio),
         encode_on=gpu,
     )
     return stack.enter_context(sink)
+
+
+def _late_start(source: VideoSource, audio: AudioSource) -> int:
+    """The pts at which a whole recording begins, its sound too, if that is late; else 0."""
+    starts_s = [source.first_pts * source.time_base]
+    stream = audio.stream
+    if stream is not None and stream.start_time is not None and stream.time_base is not None:
+        starts_s.append(stream.start_time * stream.time_base)
+    late = min(starts_s) > LATEST_START_S
+    return math.floor(min(starts_s) / source.time_base) if late else 0
 
 
 def _overlay(source: VideoSource, bundle: Bundle) -> Overlay:

@@ -13,7 +13,7 @@ STAGES = ["decode", "view", "score", "fuse", "alert", "render", "encode", "repor
 SHARED = set(["bundle", "engine", "errors", "frames", "fuse", "quality", "sample", "score", "view"])
 SHARED.add("decode")  # the one reader of containers: a frame is the same on both sides
 PRODUCT = set(["alert", "demo", "pipeline", "recording", "report"])
-MEASURES_THE_PRODUCT = set([f"trainer.{m}" for m in ("clips", "evaluate_video", "truth")])
+MEASURES_THE_PRODUCT = set([f"trainer.{m}" for m in ("clips", "coco", "evaluate_video", "truth")])
 """What is said about a video must be about what a user of `run` gets, so these run the pipeline
 itself, and read the truth where `sample` puts it. A second pipeline here could differ unseen."""
 
@@ -52,6 +52,7 @@ ONLY = {
         "ccdstream.live.window",
     },
     "multiprocessing": {"ccdstream.workers"},
+    "pyarrow": {"ccdstream.report.parquet"},
     "uvicorn": {"ccdstream.live.serve"},
     "starlette": {"ccdstream.live.serve"},
     "websockets": set(),  # uvicorn's, for the page
@@ -139,6 +140,15 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_run_loads_what_writes_parquet_only_when_it_is_asked_for() -> None:
+    code = (
+        "import sys, ccdstream.recording, ccdstream.batch, ccdstream.report.parquet;"
+        "print('pyarrow' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
 
 
 def test_the_page_loads_its_server_only_when_it_is_served() -> None:

@@ -113,10 +113,10 @@ def all_of(route: Route, bundle: Bundle, size: tuple[int, int]) -> tuple[list[ob
         tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
         overlay=Overlay(size, Colour("bt601", full_range=True), enter=bundle.alert["enter"]),
         sink=drawn,
-        on_frame=lambda frame, scored, fused, state: rows.append(
+        on_frame=lambda judged, fused, state: rows.append(
             (
-                *(frame.pts, state, fused.smoothed, fused.quality, fused.valid_fraction),
-                *(scored.parts.tolist(), fused.heat.tobytes()),
+                *(judged.frame.pts, state, fused.smoothed, fused.quality, fused.valid_fraction),
+                *(judged.scored.parts.tolist(), fused.heat.tobytes()),
             )
         ),
         on_alert=alerts.append,

@@ -306,3 +306,55 @@ def test_an_overlay_of_an_earlier_run_is_not_taken_for_one_of_this(
     again = RunOptions(video="none", overwrite=True)
     result = run(video, files, bundle=bundle, engine=engine, options=again)
     assert [w for w in result.warnings if w.endswith("a.overlay.mp4 is of an earlier run")]
+
+
+@pytest.mark.parametrize(
+    ("later_s", "audio", "zero_s"),
+    [(0, "aac", 0), (Fraction(2, 5), "aac", 0), (10, "aac", 10), (10, None, 10)],
+    ids=["at-0", "soon", "late", "late-and-silent"],
+)
+def test_the_overlay_of_a_recording_that_begins_late_begins_at_zero(
+    tmp_path: Path,
+    bundle: Bundle,
+    engine: SelectedEngine,
+    later_s: Fraction,
+    audio: str | None,
+    zero_s: int,
+) -> None:
+    first = int(later_s * 25)
+    sound = {} if audio is None else {"audio": audio, "audio_start_s": float(later_s)}
+    video = bright_between(
+        tmp_path / "case.mkv", 20, 69, 100, pts=range(first, first + 100), time_base=TICKS, **sound
+    )
+    result = analysed(video, tmp_path / "out", bundle, engine)
+    overlay = tmp_path / "out" / "case.overlay.mp4"
+    assert times(video)[0] == later_s
+    assert times(overlay) == [time - zero_s for time in times(video)]
+    record = json.loads((tmp_path / "out" / "case.run.json").read_text())
+    assert record["overlay_offset_s"] == zero_s
+    assert float(rows_of(tmp_path / "out" / "case.scores.csv")[0]["seconds"]) == float(later_s)
+    if audio is not None:
+        assert heard_from(overlay) == pytest.approx(heard_from(video) - zero_s, abs=0.001)
+    with av.open(str(overlay)) as container:
+        alert = next(c for c in container.chapters() if "Alert 1" in c["metadata"]["title"])
+    began_s = float(alert["start"] * alert["time_base"])
+    assert began_s == pytest.approx(result.alerts[0].start_s - zero_s, abs=0.001)
+
+
+def test_sound_before_the_first_frame_is_kept_in_its_place(
+    tmp_path: Path, bundle: Bundle, engine: SelectedEngine
+) -> None:
+    pts = range(250, 300)
+    video = bright_between(tmp_path / "a.mkv", 1, 1, 50, pts=pts, time_base=TICKS, audio="aac")
+    assert heard_from(video) < 0.1
+    analysed(video, tmp_path / "out", bundle, engine)
+    overlay = tmp_path / "out" / "a.overlay.mp4"
+    assert times(overlay)[0] == 10
+    assert heard_from(overlay) == pytest.approx(heard_from(video), abs=0.001)
+
+
+def heard_from(path: Path) -> float:
+    """When the first sound of a file is heard, in seconds."""
+    with av.open(str(path)) as container:
+        packet = next(p for p in container.demux(audio=0) if p.size and p.pts is not None)
+        return float(packet.pts * packet.time_base)  # type: ignore[operator]

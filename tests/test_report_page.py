@@ -362,17 +362,17 @@ def test_a_stretch_and_a_late_first_frame_are_sought_in_the_time_of_the_recordin
     tab: Tab, tmp_path: Path, bundle: Bundle, engine: SelectedEngine
 ) -> None:
     recording = bright_between(
-        tmp_path / "late.mp4", 25, 74, 125, pts=range(25, 150), time_base=Fraction(1, 25)
+        tmp_path / "late.mp4", 25, 74, 125, pts=range(250, 375), time_base=Fraction(1, 25)
     )
     whole = analysed(recording, tmp_path / "whole", bundle, engine)
-    part = analysed(recording, tmp_path / "part", bundle, engine, start_s=1.5)
-    for report, offset_s in ((whole, 0.0), (part, 1.5)):
+    part = analysed(recording, tmp_path / "part", bundle, engine, start_s=10.5)
+    for report, offset_s in ((whole, 10.0), (part, 10.5)):
         opened(tab, report)
         alert = data_of(report)["alerts"][0]
         tab.press("n")
         tab.until(f"{SETTLED} && Math.abs({TIME} - {alert[1] - offset_s}) < 0.02")
         assert tab.run(NOW).startswith(module._short(alert[1], 1))
-        assert tab.run("document.getElementById('short').hidden") == (report == part)
+        assert tab.run("document.getElementById('short').hidden")
 
 
 @in_browser

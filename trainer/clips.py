@@ -17,8 +17,8 @@ from ccdstream.bundle import Bundle
 from ccdstream.decode import VideoSource
 from ccdstream.engine.base import Engine
 from ccdstream.errors import DataError, show_path
-from ccdstream.frames import DeviceFrame, Frame, Fused, Scored
-from ccdstream.pipeline import Looker, StopWatch, analyse, host_route, make_fuser
+from ccdstream.frames import Fused
+from ccdstream.pipeline import Judged, Looker, StopWatch, analyse, host_route, make_fuser
 from ccdstream.score import Scorer
 from trainer.truth import Box, Lesions, Truth, iou, link
 
@@ -157,9 +157,9 @@ def watch(
     seen = _Seen()
     tracker = _PointingTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id)
 
-    def frame_done(frame: Frame | DeviceFrame, scored: Scored, fused: Fused, state: str) -> None:
-        seen.pts.append(frame.pts)
-        seen.raw.append(scored.raw)
+    def frame_done(judged: Judged, fused: Fused, state: str) -> None:
+        seen.pts.append(judged.frame.pts)
+        seen.raw.append(judged.scored.raw)
         seen.calibrated.append(fused.calibrated)
         seen.smoothed.append(fused.smoothed)
         seen.informative.append(fused.informative)

@@ -44,9 +44,10 @@ from ccdstream import __version__
 from ccdstream.bundle import PROGRAM, Bundle
 from ccdstream.engine.base import Engine
 from ccdstream.errors import DataError, OutputError, show_path
+from ccdstream.report.coco import frame_name
 from ccdstream.report.files import TextFile, Together, refuse_existing, write_text
 from trainer.clips import Clip, check_size, watch
-from trainer.coco import frame_name, ground_truth, predictions
+from trainer.coco import ground_truth, predictions
 from trainer.items import counted
 from trainer.metrics import auroc, average_precision, estimate, mean
 from trainer.timeline import draw_timelines, runs_of
@@ -750,7 +751,7 @@ def _write(
 def _row(clip: Clip, index: int, enter: float) -> list[object]:
     raw, calibrated = float(clip.raw[index]), float(clip.calibrated[index])
     return [
-        frame_name(clip, index),
+        frame_name(clip.video.stem, index),
         show_path(clip.video.name),
         index,
         int(clip.pts[index]),

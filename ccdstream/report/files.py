@@ -1,9 +1,9 @@
 """Files that appear under their final names only when they are whole.
 
-`TextFile` is written beside its place as `NAME.part` and renamed on a clean exit; after an error
-nothing is left under either name. `Together` does the same for several files at once. An existing
-file is refused unless the caller allows to replace it. `Lock` keeps two writers apart. What a
-killed process left undone `sweep` undoes: it can be told from what one is at.
+`TextFile` and `BytesFile` are written beside their place as `NAME.part` and renamed on a clean
+exit; after an error nothing is left under either name. `Together` does the same for several files
+at once. An existing file is refused unless the caller allows to replace it. `Lock` keeps two
+writers apart. What a killed process left undone `sweep` undoes: it can be told from what one is at.
 """
 
 import json
@@ -14,7 +14,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, AnyStr, Generic, Protocol, Self
 
 from ccdstream.errors import OutputError
 
@@ -58,36 +58,31 @@ class Text(Protocol):
     ) -> None: ...
 
 
-class TextFile:
-    """A UTF-8 text file in the making; a context manager.
-
-    Raises:
-        OutputError: On entering, the file exists or cannot be made; on writing or leaving, it
-            cannot be written, for example because the disk is full.
-    """
+class _NewFile(Generic[AnyStr]):
+    """A file in the making; a context manager."""
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         self.path = path
         self._overwrite = overwrite
         self._part = path.with_name(path.name + ".part")
-        self._file: IO[str] | None = None
+        self._file: IO[AnyStr] | None = None
 
     def __enter__(self) -> Self:
         if not self._overwrite:
             refuse_existing(self.path)
         try:
-            # backslashreplace turns the odd bytes of a file name into a JSON escape, not an error.
-            self._file = open(
-                self._part, "w", encoding="utf-8", errors="backslashreplace", newline=""
-            )
+            self._file = self._open(self._part)
         except OSError as error:
             raise self._failure(error) from error
         return self
 
-    def write(self, text: str) -> None:
-        """Append text; lines end with a newline of the caller's."""
+    def _open(self, path: Path) -> IO[AnyStr]:
+        raise NotImplementedError
+
+    def write(self, data: AnyStr) -> None:
+        """Append; lines of text end with a newline of the caller's."""
         try:
-            self._open_file().write(text)
+            self._open_file().write(data)
         except OSError as error:
             raise self._failure(error) from error
 
@@ -115,7 +110,7 @@ class TextFile:
             with suppress(FileNotFoundError):  # renamed: all is well
                 self._part.unlink()
 
-    def _finish(self, file: IO[str]) -> None:
+    def _finish(self, file: IO[AnyStr]) -> None:
         """Bring all of it to the disk, then under its name."""
         try:
             file.flush()
@@ -127,7 +122,7 @@ class TextFile:
         except OSError as error:
             raise self._failure(error) from error
 
-    def _open_file(self) -> IO[str]:
+    def _open_file(self) -> IO[AnyStr]:
         if self._file is None:
             raise ValueError(f"{self.path} is not open: use it in a with block")
         return self._file
@@ -137,6 +132,26 @@ class TextFile:
             f"cannot write {printable(self.path)}: {error.strerror or error}. "
             "Check that the folder exists, is writable and has room, or choose another --output."
         )
+
+
+class TextFile(_NewFile[str]):
+    """A UTF-8 text file in the making; a context manager.
+
+    Raises:
+        OutputError: On entering, the file exists or cannot be made; on writing or leaving, it
+            cannot be written, for example because the disk is full.
+    """
+
+    def _open(self, path: Path) -> IO[str]:
+        # backslashreplace turns the odd bytes of a file name into a JSON escape, not an error.
+        return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
+
+
+class BytesFile(_NewFile[bytes]):
+    """A file in the making, as `TextFile`, that takes bytes."""
+
+    def _open(self, path: Path) -> IO[bytes]:
+        return open(path, "wb")
 
 
 def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
