@@ -178,7 +178,7 @@ def _laid_out(found: np.ndarray, field: FieldOfView, size: tuple[int, int]) -> n
     on_view = cv2.resize(
         inside[box].astype(np.uint8), found.shape[::-1], interpolation=cv2.INTER_NEAREST
     )
-    cells = (found & (on_view > 0)).astype(np.uint8)
+    cells: np.ndarray = (found & (on_view > 0)).astype(np.uint8)
     cells = cv2.morphologyEx(cells, cv2.MORPH_CLOSE, np.ones(_CLOSE_CELLS[::-1], np.uint8))
     cells = cv2.dilate(cells, np.ones((3, 3), np.uint8))
     mask = np.zeros(size, bool)
@@ -246,7 +246,7 @@ class Deidentifier:
             outside = self._is_outside(judged)
             if "out_of_body" in judged.quality:
                 for earlier in held:
-                    earlier.outside = True
+                    earlier.outside |= judged.seconds - earlier.judged.seconds <= OUTSIDE_MARGIN_S
             host = judged.frame.on_host() if isinstance(judged.frame, DeviceFrame) else judged.frame
             held.append(_Held(replace(judged, frame=self.blanked(host, judged.field)), outside))
             while len(held) > self._most or (
