@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -25,12 +26,12 @@ from ccdstream.pipeline import Judged, Route
 from ccdstream.view import (
     GRID,
     FieldWatch,
-    OverlayWatch,
     Profile,
     alike,
     full_range,
     lit_field,
     shrunk,
+    without_holes,
 )
 
 SAMPLES = 64
@@ -42,8 +43,23 @@ _STEP_S = 0.5
 """What two samples are apart on the clock of the watches: the most that counts as one movement."""
 _INDEXED = ("mov", "matroska", "avi", "mpegts", "asf", "mxf", "flv")
 """Beginnings of the names of formats that can be sought in; others are searched in one pass."""
-_CLOSE_CELLS = (13, 5)
-"""Across and down, in the view's 256: gaps in a line of text up to this size are blanked with it,
+_SURROUNDINGS = 7
+"""Cells across that a cell's detail is measured against, as in `ccdstream.view`."""
+_SAME_VIEW = 0.4
+"""Views whose detail correlates by more are one view."""
+_LEAST_VIEWS = 12
+_LEAST_LUMA = 4.0
+"""So many different views, and so much change in the usual cell, tell; noise alone is below 1."""
+_WINDOW, _WINDOW_STEP = 24, 8
+"""Views that are taken together, so that what lasts for a part of the recording is found too."""
+_STILL_SHARE, _STILL_LUMA = 0.1, 2.0
+"""A cell is still whose deviation is below this share of the usual, and below this."""
+_DRAWN_LUMA = 8.0
+"""A cell is drawn on whose mean detail is above this, and above its deviation."""
+_PROFILE_SHARE = 0.05
+"""A place of the profile is blanked where at least this share of it is found to last."""
+_CLOSE_CELLS = (7, 3)
+"""Across and down, in the grid's 128: gaps in a line of text up to this size are blanked with it,
 such as digits that change."""
 
 MARGIN_SHARE = 0.016
@@ -96,9 +112,8 @@ def find_burned_in(
 ) -> BurnedIn:
     """Search a recording for what stays in its place while the rest moves.
 
-    Every sample is taken in by the watch that masks the model's views, at the same fineness; what
-    it ever finds counts for the whole recording. So text that shows for a fifth of the recording
-    is found, and what blinks or runs is not.
+    What lasts in any third of the recording is blanked in all of it. What blinks or runs is not
+    found.
 
     Args:
         source: the recording, opened; it is read anew, and left where it is.
@@ -107,36 +122,84 @@ def find_burned_in(
         stopped: asked before every sample; once it says so, no more are looked at.
     """
     fields = FieldWatch(source.size)
-    watch: OverlayWatch | None = None
-    places: list[tuple[FieldOfView, np.ndarray]] = []
-    found = np.zeros((1, 1), bool)
-    told = False
+    places: list[tuple[FieldOfView, list[np.ndarray]]] = []
     samples = 0
     for sample in _samples(source, start_s, end_s):
         if stopped():
             break
-        now_s = samples * _STEP_S
-        samples += 1
         luma = full_range(_fitted(sample.y, source.size), source.colour)
-        field = fields.update(now_s, lambda luma=luma: shrunk(luma))  # type: ignore[misc]
-        if watch is None or watch.field is not field:
-            watch = OverlayWatch(profile, field)
-            found = ~watch.clear
-            places.append((field, found))
-        before = watch.told
+        field = fields.update(samples * _STEP_S, partial(shrunk, luma))
+        samples += 1
+        if not places or places[-1][0] is not field:
+            places.append((field, []))
         box = luma[field.y : field.y + field.height, field.x : field.x + field.width]
-        watch.update(
-            now_s,
-            lambda box=box: cv2.resize(box, GRID[::-1], interpolation=cv2.INTER_AREA),  # type: ignore[misc]
-        )
-        if watch.told:
-            found &= before  # the profile's places count only until it can be told
-            found |= ~watch.clear
-            told = True
+        places[-1][1].append(cv2.resize(box, GRID[::-1], interpolation=cv2.INTER_AREA))
     mask = np.zeros(source.size, bool)
-    for field, found in places:
-        mask |= _laid_out(found, field, source.size)
+    told = False
+    for field, grids in places:
+        inside = _inside(field, source.size)
+        found = _lasting(grids, _on_grid(inside, field))
+        told |= found is not None
+        mask |= _laid_out(_with_profile(found, profile), field, inside)
     return BurnedIn(mask, told, samples)
+
+
+def _lasting(grids: list[np.ndarray], watched: np.ndarray) -> np.ndarray | None:
+    """bool [128, 128]: cells that stay while the rest moves; None where too little moves to tell.
+
+    As the watch over a stream tells it (`ccdstream.view`), but with what follows known too: a cell
+    is still, or its detail stays where that of tissue washes out. Of views that are alike one
+    counts, after what they all share is taken off: else much text would make all views alike.
+
+    Args:
+        grids: uint8 [128, 128] each, luma of one field of view over time.
+        watched: float32 [128, 128], 1 inside the field.
+    """
+    around = np.maximum(_blur(watched), 1e-6)
+    values = [grid * watched for grid in grids]
+    details = [(value - _blur(value) / around) * watched for value in values]
+    shared = np.mean(details, axis=0)
+    kept: list[int] = []
+    for number, detail in enumerate(details):
+        if not kept or _correlation(detail - shared, details[kept[-1]] - shared) < _SAME_VIEW:
+            kept.append(number)
+    value, detail = np.array([values[k] for k in kept]), np.array([details[k] for k in kept])
+    inside = watched > 0
+    if len(kept) < _LEAST_VIEWS or np.median(value.std(axis=0)[inside]) < _LEAST_LUMA:
+        return None
+    found = np.zeros(GRID, bool)
+    for first in range(0, max(len(kept) - _WINDOW, 0) + _WINDOW_STEP, _WINDOW_STEP):
+        window = slice(max(min(first, len(kept) - _WINDOW), 0), first + _WINDOW)
+        deviation = value[window].std(axis=0)
+        still = deviation < min(_STILL_LUMA, _STILL_SHARE * float(np.median(deviation[inside])))
+        drawn = abs(detail[window].mean(axis=0)) > np.maximum(
+            _DRAWN_LUMA, detail[window].std(axis=0)
+        )
+        found |= (still | drawn) & inside
+    grown = cv2.dilate(found.astype(np.uint8), np.ones((3, 3), np.uint8))
+    return without_holes(grown) > 0
+
+
+def _blur(value: np.ndarray) -> np.ndarray:
+    return cv2.blur(value, (_SURROUNDINGS, _SURROUNDINGS), borderType=cv2.BORDER_CONSTANT)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two grids; 1 where one is flat."""
+    energy = float((one * one).sum()) * float((other * other).sum())
+    return float((one * other).sum()) / energy**0.5 if energy > 0 else 1.0
+
+
+def _with_profile(found: np.ndarray | None, profile: Profile) -> np.ndarray:
+    """bool [128, 128]: what was found, and those places of the profile where something was; all of
+    its places where nothing can be told."""
+    cells = np.zeros(GRID, bool) if found is None else found.copy()
+    for x0, y0, x1, y1 in profile.boxes():
+        rows = slice(int(y0 * GRID[0]), round(y1 * GRID[0] + 0.5))
+        columns = slice(int(x0 * GRID[1]), round(x1 * GRID[1] + 0.5))
+        if found is None or found[rows, columns].mean() > _PROFILE_SHARE:
+            cells[rows, columns] = True
+    return cells
 
 
 def _samples(source: VideoSource, start_s: float | None, end_s: float | None) -> Iterator[Frame]:
@@ -170,21 +233,24 @@ def _fitted(luma: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(luma, size[::-1], interpolation=cv2.INTER_AREA)
 
 
-def _laid_out(found: np.ndarray, field: FieldOfView, size: tuple[int, int]) -> np.ndarray:
-    """bool [H, W]: what was found in a view, bool [256, 256], with small gaps closed; only inside
-    the field, since beyond all is blanked anyway."""
-    inside = _inside(field, size)
-    box = (slice(field.y, field.y + field.height), slice(field.x, field.x + field.width))
-    on_view = cv2.resize(
-        inside[box].astype(np.uint8), found.shape[::-1], interpolation=cv2.INTER_NEAREST
+def _on_grid(inside: np.ndarray, field: FieldOfView) -> np.ndarray:
+    """float32 [128, 128]: 1 where `inside`, bool [H, W], holds."""
+    box = inside[field.y : field.y + field.height, field.x : field.x + field.width]
+    return cv2.resize(box.astype(np.float32), GRID[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _laid_out(cells: np.ndarray, field: FieldOfView, inside: np.ndarray) -> np.ndarray:
+    """bool [H, W]: cells, bool [128, 128], with small gaps closed; only where `inside` holds, since
+    beyond all is blanked anyway."""
+    grown = cv2.morphologyEx(
+        cells.astype(np.uint8), cv2.MORPH_CLOSE, np.ones(_CLOSE_CELLS[::-1], np.uint8)
     )
-    cells: np.ndarray = (found & (on_view > 0)).astype(np.uint8)
-    cells = cv2.morphologyEx(cells, cv2.MORPH_CLOSE, np.ones(_CLOSE_CELLS[::-1], np.uint8))
-    cells = cv2.dilate(cells, np.ones((3, 3), np.uint8))
-    mask = np.zeros(size, bool)
-    mask[box] = cv2.resize(
-        cells, (field.width, field.height), interpolation=cv2.INTER_NEAREST
-    ).astype(bool)
+    grown = cv2.dilate(grown, np.ones((2, 2), np.uint8))
+    size = (field.width, field.height)
+    mask = np.zeros(inside.shape, bool)
+    mask[field.y : field.y + field.height, field.x : field.x + field.width] = (
+        cv2.resize(grown, size, interpolation=cv2.INTER_NEAREST) > 0
+    )
     mask &= inside
     return mask
 

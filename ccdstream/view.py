@@ -662,7 +662,7 @@ class OverlayWatch:
         found = (still | drawn) & (self._watched > 0)
         self._seen = np.where(found, _KEEP_CHECKS, np.maximum(self._seen, 1) - 1)
         overlay = cv2.dilate((self._seen > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
-        overlay = _without_holes(overlay)
+        overlay = without_holes(overlay)
         kept = [box for box in self._profile.boxes() if self._share(overlay, box) > _PROFILE_SHARE]
         height, width = VIEW_SIZE
         burned_in = cv2.resize(overlay, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -680,7 +680,7 @@ def green_grid(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image[..., 1], GRID[::-1], interpolation=cv2.INTER_AREA)
 
 
-def _without_holes(overlay: np.ndarray) -> np.ndarray:
+def without_holes(overlay: np.ndarray) -> np.ndarray:
     """uint8 [h, w]: what moves inside an inset is inset."""
     contours, tree = cv2.findContours(overlay, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if tree is None:
