@@ -7,7 +7,7 @@
 
 It stands behind the scores and before all that draws, so what is computed stays the same and no
 original frame gets farther. It removes what can be told by rule; what it cannot do stands in the
-README. Text that moves, blinks or shows briefly inside the field stays.
+README. Text that moves or shows briefly inside the field stays.
 """
 
 from collections import deque
@@ -112,8 +112,8 @@ def find_burned_in(
 ) -> BurnedIn:
     """Search a recording for what stays in its place while the rest moves.
 
-    What lasts in any third of the recording is blanked in all of it. What blinks or runs is not
-    found.
+    What lasts in a good part of the recording is blanked in all of it. What shows briefly or runs
+    through the picture is not found.
 
     Args:
         source: the recording, opened; it is read anew, and left where it is.
