@@ -21,7 +21,8 @@ from ccdstream import NOTICE, __version__
 from ccdstream.bundle import Bundle
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import CcdstreamError, EngineError, OutputError, VideoOpenError, show_path
-from ccdstream.recording import OutputFiles, Progress, RunOptions, RunResult, run, sha256_of
+from ccdstream.pseudonym import Alias
+from ccdstream.recording import OutputFiles, Progress, RunOptions, RunResult, is_of, run
 from ccdstream.report.alerts import alert_record
 from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
 from ccdstream.report.audit import write_audit
@@ -64,6 +65,8 @@ class Job:
     files: OutputFiles
     name: str
     """What it is called in what is said: its path below the folder that all inputs lie in."""
+    alias: Alias | None = None
+    """What it is called in what is written, where its name may not stand there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,13 @@ def is_batch(inputs: Sequence[Path]) -> bool:
     return len(inputs) > 1 or any(os.path.isdir(path) for path in inputs)
 
 
-def find_jobs(inputs: Sequence[Path], output: Path | None, *, recursive: bool) -> Found:
+def find_jobs(
+    inputs: Sequence[Path],
+    output: Path | None,
+    *,
+    recursive: bool,
+    alias_of: Callable[[Path], Alias] | None = None,
+) -> Found:
     """The jobs of a batch: in the order of the inputs, and of the names in each folder.
 
     Below `output` results lie as the recordings do below the folder that all inputs have in common.
@@ -89,6 +98,8 @@ def find_jobs(inputs: Sequence[Path], output: Path | None, *, recursive: bool) -
 
     Args:
         output: None for `INPUT.ccdstream` of a single folder, and `SEVERAL` of several inputs.
+        alias_of: gives recordings pseudonyms. Results are called by them, and lie side by side: a
+            folder's name can tell as much.
 
     Raises:
         OutputError: two recordings would write the same results.
@@ -112,7 +123,11 @@ def find_jobs(inputs: Sequence[Path], output: Path | None, *, recursive: bool) -
     jobs: dict[Path, Job] = {}
     for path in recordings:
         below = Path(os.path.relpath(os.path.abspath(path), common))
-        job = Job(path, OutputFiles(output / below.parent, path.stem), str(below))
+        if alias_of is None:
+            job = Job(path, OutputFiles(output / below.parent, path.stem), str(below))
+        else:
+            alias = alias_of(path)
+            job = Job(path, OutputFiles(output, alias.name), str(below), alias)
         owner = jobs.setdefault(job.files.path("run.json"), job)
         if os.path.abspath(owner.path) != os.path.abspath(path):
             raise OutputError(
@@ -258,20 +273,14 @@ def _difference(record: dict[str, Any], job: Job, wanted: Wanted) -> str:
         return f"its results were computed with {used['name']}"
     if used["precision"] not in (None, wanted.precision):
         return f"its results were computed in {used['precision']}"
-    return "" if _same_input(record["input"], job.path) else "its results are of another recording"
-
-
-def _same_input(known: dict[str, Any], path: Path) -> bool:
     try:
-        about = path.stat()
-        if about.st_size != known["bytes"]:
-            return False
-        unchanged: bool = about.st_mtime_ns == known["mtime_ns"]
-        return unchanged or sha256_of(path) == str(known["sha256"])
+        same = is_of(record["input"], job.path, job.alias)
     except OSError as error:
         raise VideoOpenError(
-            f"cannot open {show_path(path)}: {error.strerror}. Check that it is there and readable."
+            f"cannot open {show_path(job.path)}: {error.strerror}. "
+            "Check that it is there and readable."
         ) from error
+    return "" if same else "its results are of another recording"
 
 
 def _read(audit: Path) -> dict[str, Any]:
@@ -356,7 +365,7 @@ class Ledger:
         write_audit(self.path, {
             "notice": NOTICE,
             "ccdstream": __version__,
-            "command": sys.argv[1:],
+            "command": [] if self.wanted.options.deid else sys.argv[1:],
             "model": self.wanted.bundle.model_id,
             "options": self.wanted.options.of_results(),
             "ended": self.ended,
@@ -368,12 +377,18 @@ class Ledger:
         folder = None
         if entry.job is not None:
             folder = Path(os.path.relpath(entry.job.files.folder, self.output)).as_posix()
+        called, name, reason = str(entry.path), entry.name, entry.reason
+        if self.wanted.options.deid:
+            alias = None if entry.job is None else entry.job.alias
+            called = name = "-" if alias is None else alias.name
+            if reason and entry.status not in (Status.crashed, Status.interrupted):
+                reason = "left out, since it may name the recording: it was printed"
         return {
-            "input": entry.path,
-            "name": entry.name,
+            "input": called,
+            "name": name,
             "folder": folder,
             "status": entry.status.value,
-            "reason": entry.reason,
+            "reason": reason,
             "outputs": entry.outputs,
             "counts": entry.counts,
             "seconds": entry.seconds,
@@ -710,6 +725,7 @@ class _Setup:
                 bundle=bundle,
                 engine=engine,
                 options=options,
+                alias=job.alias,
                 stopped=stopped,
                 on_progress=on_progress,
                 on_alert=lambda alert, source: tell(alert_record(alert, source.time_base)),

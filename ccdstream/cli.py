@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from ccdstream.bundle import Bundle
     from ccdstream.decode import VideoSource
     from ccdstream.engine.select import SelectedEngine
+    from ccdstream.pseudonym import Alias, NameMap
     from ccdstream.recording import OutputFiles, Progress, RunOptions, RunResult
     from trainer.runs import Progress as StageProgress
 
@@ -170,6 +171,31 @@ def run(
             min=1, max=64, help="Frames in one model call; default 4 on a CPU, 8 on a GPU."
         ),
     ] = None,
+    keep_metadata: Annotated[
+        bool,
+        typer.Option(
+            "--keep-metadata",
+            help="Copy what the recording's file says of itself (title, time, place) into the "
+            "video; left out otherwise.",
+        ),
+    ] = False,
+    deid: Annotated[
+        bool,
+        typer.Option(
+            "--deid",
+            help="Results that do not say whose recording it is: border and lasting text black, "
+            "no sound, out-of-body frames blurred, names replaced. Look at them before you share.",
+        ),
+    ] = False,
+    deid_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--deid-map",
+            metavar="FILE",
+            help="CSV that keeps the key and the names behind the pseudonyms of --deid; default "
+            "OUTPUT.names.csv.",
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -210,15 +236,64 @@ def run(
             end_s=parse_time("--to", end),
             batch=batch,
             overwrite=overwrite,
+            deid=deid,
+            keep_metadata=keep_metadata,
         )
+        names = _names_of(options, inputs, output, deid_map)
+        if names is not None:
+            output = names.output
         if None not in (options.start_s, options.end_s) and options.end_s <= options.start_s:  # type: ignore[operator]
             raise typer.BadParameter("--to must be later than --from.")
         check_forms(options)
         choice = _Choice(model, device, engine, precision, tuple(calibration or ()), quiet)
         if is_batch(inputs):
-            _run_batch(inputs, output, recursive, choice, options, jobs, as_json)
+            _run_batch(inputs, output, recursive, choice, options, jobs, as_json, names)
         else:
-            _run_one(inputs[0], output, choice, options, as_json)
+            _run_one(inputs[0], output, choice, options, as_json, names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """With --deid: where results and the map of names lie."""
+
+    output: Path
+    map: "NameMap"
+
+
+_DEID_OUTPUT = Path("ccdstream-deid")
+"""Where results with --deid go, if nobody says: the name of an input may tell who it is of."""
+
+
+def _names_of(
+    options: "RunOptions", inputs: Sequence[Path], output: Path | None, deid_map: Path | None
+) -> _Names | None:
+    """What --deid needs; wrong usage where options do not go together. None without --deid."""
+    from ccdstream.pseudonym import NameMap, default_map
+
+    if not options.deid:
+        if deid_map is not None:
+            raise typer.BadParameter("--deid-map is for --deid: give both, or neither.")
+        return None
+    if options.keep_metadata:
+        raise typer.BadParameter(
+            "--deid leaves out what --keep-metadata copies, such as names and times: choose one."
+        )
+    if str(options.video) in ("chapters", "clips"):
+        raise typer.BadParameter(
+            f"--video {options.video} copies the recording's pictures as they are, with all that "
+            "--deid is to remove. Use --video overlay or none with --deid."
+        )
+    folder = output or _DEID_OUTPUT
+    place = deid_map or default_map(folder)
+    there = Path(os.path.realpath(place))
+    if there.is_relative_to(os.path.realpath(folder)):
+        raise typer.BadParameter(
+            f"--deid-map {show_path(place)} lies among the results, which it is to be kept apart "
+            "from. Choose another place."
+        )
+    if any(os.path.realpath(path) == str(there) for path in inputs):
+        raise typer.BadParameter(f"--deid-map {show_path(place)} is an input.")
+    return _Names(folder, NameMap(place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +332,7 @@ def _run_one(
     choice: _Choice,
     options: "RunOptions",
     as_json: bool,
+    names: _Names | None,
 ) -> None:
     """Analyse one recording, in this process."""
     from ccdstream.batch import Job, Place, standing
@@ -264,11 +340,16 @@ def _run_one(
     from ccdstream.report.files import sweep
 
     files = OutputFiles(output or Path(f"{path.stem}.ccdstream"), path.stem)
+    alias = None
+    if names is not None:
+        with names.map as known:
+            alias = known.alias(path)
+        files = OutputFiles(names.output, alias.name)
     if os.path.isdir(files.folder):
         sweep(files.folder)
     if not options.overwrite:
         bundle = load_model(choice.model, quiet=True)
-        there = standing(Job(path, files, path.name), choice.results(bundle, options))
+        there = standing(Job(path, files, path.name, alias), choice.results(bundle, options))
         if there.state == "whole":
             if not choice.quiet:
                 say(f"{show_path(path.name)} is done already: {show_path(files.path('run.json'))}")
@@ -276,7 +357,7 @@ def _run_one(
         if there.state == "unfinished":
             options = replace(options, overwrite=True)
     bundle, selected = choice(Place())
-    analysis = _Analysis(bundle, selected, options, as_json, choice.quiet)
+    analysis = _Analysis(bundle, selected, options, as_json, choice.quiet, alias)
     with interrupts_end_input() as stopped:
         analysis.run(path, files, stopped)
         if stopped():
@@ -292,11 +373,16 @@ def _run_batch(
     options: "RunOptions",
     jobs: int | None,
     as_json: bool,
+    names: _Names | None,
 ) -> None:
     from ccdstream.batch import find_jobs, run_batch
     from ccdstream.pipeline import check_bundle
 
-    found = find_jobs(inputs, output, recursive=recursive)
+    if names is None:
+        found = find_jobs(inputs, output, recursive=recursive)
+    else:
+        with names.map as known:
+            found = find_jobs(inputs, output, recursive=recursive, alias_of=known.alias)
     if not found.jobs:
         for _, error in found.unusable:
             complain(error)
@@ -350,6 +436,7 @@ class _Analysis:
     options: "RunOptions"
     as_json: bool
     quiet: bool
+    alias: "Alias | None" = None
 
     def run(self, path: Path, files: "OutputFiles", stopped: Callable[[], bool]) -> None:
         """Analyse it."""
@@ -374,7 +461,8 @@ class _Analysis:
             def on_alert(alert: "Alert", source: "VideoSource") -> None:
                 if self.as_json:
                     record = alert_record(alert, source.time_base)
-                    bar.aside(lambda: tell(_alert_line(path.name, record)))
+                    called = path.name if self.alias is None else self.alias.name
+                    bar.aside(lambda: tell(_alert_line(called, record)))
 
             result = recording.run(
                 path,
@@ -382,6 +470,7 @@ class _Analysis:
                 bundle=self.bundle,
                 engine=self.engine,
                 options=self.options,
+                alias=self.alias,
                 stopped=stopped,
                 on_progress=on_progress,
                 on_alert=on_alert,
@@ -444,7 +533,9 @@ class _BatchWatcher:
 
     def alert(self, entry: "Entry", record: dict[str, Any]) -> None:
         if self._as_json:
-            self._bar.aside(lambda: tell(_alert_line(entry.name, record)))
+            alias = None if entry.job is None else entry.job.alias
+            called = entry.name if alias is None else alias.name
+            self._bar.aside(lambda: tell(_alert_line(called, record)))
 
     def ended(self, entry: "Entry", result: "RunResult | None") -> None:
         self._ended += entry.job is not None

@@ -27,7 +27,7 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -98,6 +98,12 @@ _TRIES = 3
 
 _MAX_SKIPS = 16
 """How often reading goes on behind a damaged spot of the file before it gives up."""
+
+_OF_THE_FILE = frozenset((
+    *("major_brand", "minor_version", "compatible_brands", "vendor_id", "encoder", "duration"),
+    *("rotate", "timecode", "number_of_frames", "number_of_bytes", "bps"),
+))  # fmt: skip
+"""Metadata about how the file is written, in small letters: not true of another file."""
 
 _SEEK_MARGINS_S = (0, 10, 60)
 """How long before the wanted time to look for a keyframe, one after the other."""
@@ -667,6 +673,15 @@ class VideoSource:
         return self._deinterlacer.seen
 
     @property
+    def metadata(self) -> dict[str, dict[str, str]]:
+        """What the file says of itself, as "container", "video" and "audio": names, places, times.
+        It can tell who was recorded. Nothing of how the file is written is among it."""
+        sound = self._container.streams.best("audio")
+        said = {"container": self._container.metadata, "video": self._stream.metadata}
+        said["audio"] = sound.metadata if sound is not None else {}
+        return {where: _portable(tags) for where, tags in said.items()}
+
+    @property
     def last_duration(self) -> int:
         return self._clock.duration
 
@@ -979,6 +994,15 @@ class VideoSource:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _portable(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those that are true of another file with the same pictures."""
+    return {
+        key: value
+        for key, value in tags.items()
+        if key.lower() not in _OF_THE_FILE and not key.startswith("_STATISTICS")
+    }
 
 
 class AudioSource:

@@ -12,7 +12,7 @@ whole and on the disk. Nothing is left of it where something fails.
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -150,8 +150,8 @@ class VideoSink:
             sink.chapters([Chapter(1.0, 2.5, "alert 1")])
 
     The file is there, whole, when the block is left without an error; else there is no trace of it.
-    An odd size is made even by repeating the last row or column. Metadata is not copied: a
-    recording can carry the name of a patient.
+    An odd size is made even by repeating the last row or column. Metadata is not copied unless it
+    is given: a recording can carry the name of a patient.
 
     Args:
         path: the final name, whatever its suffix: what is written is MP4.
@@ -167,6 +167,7 @@ class VideoSink:
         threads: of x264; 0: as many as it likes.
         encode_on: the GPU whose NVENC is to encode, counted among those that are visible. Where it
             cannot, x264 does, and a note says why. None: x264.
+        metadata: what the file is to say of itself, as in `VideoSource.metadata`; None: nothing.
 
     Attributes:
         frames: how many were written.
@@ -194,6 +195,7 @@ class VideoSink:
         overwrite: bool = False,
         threads: int = 0,
         encode_on: int | None = None,
+        metadata: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self.path = path
         self.frames = 0
@@ -205,6 +207,7 @@ class VideoSink:
         self._preset = preset
         self._threads = threads
         self._encode_on = encode_on
+        self._metadata = metadata or {}
         self._hwaccel: HWAccel | None = None  # None for x264
         self._cuda_context: CudaContext | None = None
         self._audio = audio
@@ -279,6 +282,7 @@ class VideoSink:
             try:
                 self._video = self._new_video()
                 self._audio_stream = self._new_audio(way)
+                self._tag()
                 self._container.start_encoding()
             except (av.FFmpegError, OSError, ValueError) as error:
                 self._close_container()
@@ -296,13 +300,22 @@ class VideoSink:
             self._way = way
             return
 
+    def _tag(self) -> None:
+        """Write into the container what it is to say of itself."""
+        said = self._metadata
+        self._container.metadata.update(said.get("container", {}))
+        self._video.metadata.update(said.get("video", {}))
+        if self._audio_stream is not None:
+            self._audio_stream.metadata.update(said.get("audio", {}))
+
     def _new_container(self) -> OutputContainer:
         return av.open(
             f"file:{self._part}",  # so that no name is taken for a protocol
             mode="w",
             format="mp4",
             container_options={
-                "movflags": "+faststart",
+                # MP4 has few tags of its own; the others are kept as QuickTime keeps them
+                "movflags": "+faststart" + "+use_metadata_tags" * bool(self._metadata),
                 # the start of a track is kept in these units, and the default is 1/1000 s
                 "movie_timescale": str(self._movie_ticks_per_s()),
             },

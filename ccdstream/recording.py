@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -19,6 +19,7 @@ from ccdstream import NOTICE, __version__
 from ccdstream.alert import Alert, AlertRule, AlertTracker, hottest_region
 from ccdstream.bundle import Bundle
 from ccdstream.decode import AudioSource, VideoSource
+from ccdstream.deid import BurnedIn, Deidentifier, deidentified, find_burned_in
 from ccdstream.doctor import versions
 from ccdstream.encode import Chapter, VideoSink
 from ccdstream.engine.select import SelectedEngine
@@ -26,6 +27,7 @@ from ccdstream.errors import OutputError, VideoOpenError, show_path
 from ccdstream.frames import Fused
 from ccdstream.pipeline import Judged, StopWatch, analyse, make_fuser, make_scorer, route_of
 from ccdstream.process import settle
+from ccdstream.pseudonym import Alias
 from ccdstream.quality import FLAGS as QUALITY_FLAGS
 from ccdstream.render import Overlay, with_heat
 from ccdstream.report import parquet
@@ -44,6 +46,7 @@ from ccdstream.report.gallery import Gallery
 from ccdstream.report.page import write_page
 from ccdstream.report.scores import ScoresCsv, ScoresWriter
 from ccdstream.score import Scorer
+from ccdstream.view import Profile
 
 VideoKind = Literal["overlay", "none"]
 Form = Literal["parquet", "coco"]
@@ -150,6 +153,7 @@ def run(
     bundle: Bundle,
     engine: SelectedEngine,
     options: RunOptions,
+    alias: Alias | None = None,
     stopped: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_alert: Callable[[Alert, VideoSource], None] = lambda *_: None,
@@ -159,6 +163,7 @@ def run(
     Settles the process first, for its life: see `ccdstream.process`.
 
     Args:
+        alias: what the recording is called in results; with `options.deid`, and only then.
         stopped: asked before every frame; once it says so, the input ends there and every file is
             finished properly.
 
@@ -168,6 +173,8 @@ def run(
     """
     started = time.perf_counter()
     check_forms(options)
+    if options.deid != (alias is not None):
+        raise ValueError("a pseudonym goes with deid, and deid with a pseudonym")
     settle()
     scorer = make_scorer(engine)
     gpu = None if isinstance(scorer, Scorer) else scorer.place.index
@@ -213,7 +220,7 @@ def run(
                 places[files.path("alerts.edl")],
                 time_base=source.time_base,
                 rate=source.average_rate,
-                clip=path.name,
+                clip=path.name if alias is None else alias.name,
             )
             writers.append(stack.enter_context(edl))
             scores: list[ScoresWriter] = [
@@ -266,9 +273,21 @@ def run(
                     writer.write(alert)
                 on_alert(alert, source)
 
+            route = route_of(source, bundle, scorer, options.batch, stopped, watch)
+            burned_in: BurnedIn | None = None
+            if options.deid:
+                with watch.measure("burned_in"):
+                    burned_in = find_burned_in(
+                        source,
+                        Profile.from_dict(bundle.profile),
+                        start_s=options.start_s,
+                        end_s=options.end_s,
+                        stopped=stopped,
+                    )
+                route = deidentified(route, Deidentifier(source.size, burned_in.mask))
             gallery = Gallery(start_s=float(source.first_pts * source.time_base), heated=with_heat)
             analyse(
-                route_of(source, bundle, scorer, options.batch, stopped, watch),
+                route,
                 fuser=make_fuser(bundle),
                 tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
                 overlay=None if sink is None else _overlay(source, bundle),
@@ -280,13 +299,15 @@ def run(
             )
             result.interrupted = stopped()
             result.warnings = source.problems.sentences()
+            if burned_in is not None:
+                result.warnings += burned_in.warnings()
             overlay = files.path("overlay.mp4")
             if sink is None and overlay.exists():
-                result.warnings.append(f"{show_path(overlay)} is of an earlier run")
+                result.warnings.append(f"{show_path(overlay.name)} is of an earlier run")
             for form in get_args(Form):
                 file = files.path(FORM_ENDINGS[form])
                 if form not in options.also and file.exists():
-                    result.warnings.append(f"{show_path(file)} is of an earlier run")
+                    result.warnings.append(f"{show_path(file.name)} is of an earlier run")
             if sink is not None:
                 sink.chapters(
                     [
@@ -302,9 +323,13 @@ def run(
             result.changed = True
             result.warnings.append("the recording changed while it was analysed: run it again")
         record = _record(path, found, source, bundle, engine, options, result, watch)
+        notes = source.notes
+        if alias is not None:
+            _rename(record, alias)
+            notes = ["notes are left out: they may name the recording"] if notes else []
         record["video"] = {
             "decoder": source.decoder,
-            "decoder_notes": source.notes,
+            "decoder_notes": notes,
             "encoder": None if sink is None else sink.encoder,
             "encoder_note": "" if sink is None else sink.encoder_note,
         }
@@ -333,21 +358,22 @@ def _open_sink(
 ) -> VideoSink | None:
     if path is None:
         return None
-    audio = stack.enter_context(source.open_audio())
+    audio = None if options.deid else stack.enter_context(source.open_audio())
     sink = VideoSink(
         path,
         source,
         audio=audio,
         offset_pts=source.first_pts if options.start_s is not None else _late_start(source, audio),
         encode_on=gpu,
+        metadata=source.metadata if options.keep_metadata else None,
     )
     return stack.enter_context(sink)
 
 
-def _late_start(source: VideoSource, audio: AudioSource) -> int:
+def _late_start(source: VideoSource, audio: AudioSource | None) -> int:
     """The pts at which a whole recording begins, its sound too, if that is late; else 0."""
     starts_s = [source.first_pts * source.time_base]
-    stream = audio.stream
+    stream = None if audio is None else audio.stream
     if stream is not None and stream.start_time is not None and stream.time_base is not None:
         starts_s.append(stream.start_time * stream.time_base)
     late = min(starts_s) > LATEST_START_S
@@ -441,6 +467,40 @@ def _record(
             "note": "stages run in several threads and overlap",
         },
     }
+
+
+def _rename(record: dict[str, Any], alias: Alias) -> None:
+    """Take from a record what tells which recording it is of, or when that was made; but what the
+    holder of the key can tell it by again stays."""
+    about = record["input"]
+    size, changed = about["bytes"], about.pop("mtime_ns")
+    about.update(
+        file=alias.name,
+        bytes=None,
+        sha256=alias.keyed("sha256", about["sha256"]),
+        stamp=alias.keyed("stamp", f"{size} {changed}"),
+    )
+    record["command"] = []
+
+
+def is_of(known: Mapping[str, Any], path: Path, alias: Alias | None) -> bool:
+    """Whether the "input" of a run.json is this recording. Hashes it only where its size or time is
+    not as it was.
+
+    Raises:
+        OSError: it cannot be read.
+        KeyError: `known` is not of this version.
+    """
+    about = path.stat()
+    if alias is not None:
+        stamp = alias.keyed("stamp", f"{about.st_size} {about.st_mtime_ns}")
+        if known["stamp"] == stamp:
+            return True
+        return bool(known["sha256"] == alias.keyed("sha256", sha256_of(path)))
+    if about.st_size != known["bytes"]:
+        return False
+    unchanged = known["mtime_ns"] == about.st_mtime_ns
+    return bool(unchanged or known["sha256"] == sha256_of(path))
 
 
 def _stamp(path: Path) -> tuple[int, int]:

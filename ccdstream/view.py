@@ -143,9 +143,13 @@ def find_field(luma: np.ndarray) -> FieldOfView:
         The field, snapped to even pixels so that 4:2:0 planes are cropped alike. The whole frame
         where there is no border, or nothing but border.
     """
-    size = _size(luma)
+    return lit_field(luma) or whole_frame(_size(luma))
+
+
+def lit_field(luma: np.ndarray) -> FieldOfView | None:
+    """As `find_field`; None where nothing is lit."""
     small, factor = _shrink(luma)
-    return _find_in(small, factor, size) or whole_frame(size)
+    return _find_in(small, factor, _size(luma))
 
 
 def _size(plane: np.ndarray) -> tuple[int, int]:
@@ -165,6 +169,11 @@ def _shrink(luma: np.ndarray) -> tuple[np.ndarray, int]:
     rows, columns = height // factor, width // factor
     whole = luma[: rows * factor, : columns * factor]
     return cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), factor
+
+
+def shrunk(luma: np.ndarray) -> np.ndarray:
+    """uint8 [h, w]: area-averaged by `search_factor`, as `FieldWatch` looks at it."""
+    return _shrink(luma)[0]
 
 
 def search_factor(size: tuple[int, int]) -> int:
@@ -512,12 +521,12 @@ class FieldWatch:
     def _consider(self, found: FieldOfView, now_s: float) -> None:
         if self._field is None:
             self._field, self._settled_s = found, now_s + _SETTLE_S
-        elif _alike(found, self._field):
+        elif alike(found, self._field):
             self._other = None
         elif now_s < self._settled_s:
             if _area(found) > _area(self._field):
                 self._field = found
-        elif self._other is None or not _alike(found, self._other):
+        elif self._other is None or not alike(found, self._other):
             self._other, self._other_since_s = found, now_s
         else:
             grows = _area(found) > _area(self._field)
@@ -548,7 +557,7 @@ def _area(field: FieldOfView) -> float:
     return float(cv2.contourArea(field.outline))
 
 
-def _alike(one: FieldOfView, other: FieldOfView) -> bool:
+def alike(one: FieldOfView, other: FieldOfView) -> bool:
     """Whether box and outline of two fields agree but for noise."""
     across = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
     down = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
@@ -653,7 +662,7 @@ class OverlayWatch:
         found = (still | drawn) & (self._watched > 0)
         self._seen = np.where(found, _KEEP_CHECKS, np.maximum(self._seen, 1) - 1)
         overlay = cv2.dilate((self._seen > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
-        overlay = _without_holes(overlay)
+        overlay = without_holes(overlay)
         kept = [box for box in self._profile.boxes() if self._share(overlay, box) > _PROFILE_SHARE]
         height, width = VIEW_SIZE
         burned_in = cv2.resize(overlay, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -671,7 +680,7 @@ def green_grid(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image[..., 1], GRID[::-1], interpolation=cv2.INTER_AREA)
 
 
-def _without_holes(overlay: np.ndarray) -> np.ndarray:
+def without_holes(overlay: np.ndarray) -> np.ndarray:
     """uint8 [h, w]: what moves inside an inset is inset."""
     contours, tree = cv2.findContours(overlay, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if tree is None:

@@ -22,7 +22,7 @@ import av
 import numpy as np
 import pytest
 
-from ccdstream import NOTICE, __version__, batch
+from ccdstream import NOTICE, __version__, batch, recording
 from ccdstream.batch import (
     Found,
     Job,
@@ -222,8 +222,10 @@ def test_only_a_recording_whose_time_has_changed_is_hashed(
     job: Job, wanted: Wanted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[Path] = []
-    sha256_of = batch.sha256_of
-    monkeypatch.setattr(batch, "sha256_of", lambda path: (hashed.append(path), sha256_of(path))[1])
+    sha256_of = recording.sha256_of
+    monkeypatch.setattr(
+        recording, "sha256_of", lambda path: (hashed.append(path), sha256_of(path))[1]
+    )
     assert standing(job, wanted).state == "whole" and hashed == []
     os.utime(job.path, (1, 1))
     assert standing(job, wanted).state == "whole" and hashed == [job.path]

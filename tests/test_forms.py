@@ -131,7 +131,7 @@ def test_a_form_of_an_earlier_run_is_named(
     analysed(recording, tmp_path, bundle, engine)
     again = analysed(recording, tmp_path, bundle, engine, also=frozenset(), overwrite=True)
     assert again.warnings == [
-        f"{tmp_path / name} is of an earlier run" for name in sorted(FORMS, reverse=True)
+        f"{name} is of an earlier run" for name in sorted(FORMS, reverse=True)
     ]
 
 

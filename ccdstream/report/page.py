@@ -489,8 +489,14 @@ def _facts(run: Run) -> str:
             "Recording",
             (
                 ("File", source["file"]),
-                ("Size", f"{source['bytes']:,} bytes"),
-                ("SHA-256", source["sha256"]),
+                *(
+                    [("SHA-256, keyed", source["sha256"])]
+                    if source["bytes"] is None
+                    else [
+                        ("Size", f"{source['bytes']:,} bytes"),
+                        ("SHA-256", source["sha256"]),
+                    ]
+                ),
                 ("Format", source["format"]),
                 ("Picture", ", ".join([picture, *filter(None, shape)])),
                 ("Rate", f"{_rate(source['average_rate'])}, time base {source['time_base']}"),
