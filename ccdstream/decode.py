@@ -1153,12 +1153,11 @@ def packet_times(path: Path) -> list[int]:
                     times[picture.opaque] = time
     taken = {time for time in times if time is not None}
     found: list[int] = []
-    for time in times:
-        if time is None:
-            time = found[-1] + 1 if found else min(taken, default=0) - 1
-            while time in taken:
-                time += 1
-            taken.add(time)
+    for known in times:
+        time = known if known is not None else found[-1] + 1 if found else min(taken, default=0) - 1
+        while known is None and time in taken:
+            time += 1
+        taken.add(time)
         found.append(time)
     return found
 

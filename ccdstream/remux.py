@@ -359,9 +359,7 @@ class _Writing:
         tick = self._source.time_base
         if zero and self._span[0] is None:
             late_s = float(-zero * tick)
-            self.warnings.append(
-                f"the first frame came before time 0: all is {late_s:.6f} s later"
-            )
+            self.warnings.append(f"the first frame came before time 0: all is {late_s:.6f} s later")
         self._zero_s = zero * tick
         video = self._add_video()
         self._open_sound(head[-1].pts * tick)
