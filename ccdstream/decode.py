@@ -31,7 +31,7 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -998,10 +998,11 @@ class PacketSource:
 
     Args:
         path: a regular file.
-        start_s: begin with a keyframe at or before this time; with the first packet where none is
-            found. None: with the first packet.
+        start_s: begin with the last keyframe that is not shown after this time; with the first
+            packet where there is none. None: with the first packet.
 
     Attributes:
+        format: the container's name in FFmpeg.
         stream: the stream; `time_base` is its own.
         codec: its name in FFmpeg.
         metadata: what the container says of itself.
@@ -1014,6 +1015,7 @@ class PacketSource:
     def __init__(self, path: Path, *, start_s: float | None = None) -> None:
         self._path = path
         self._ahead: list[Packet[VideoStream]] = []
+        self._passed = 0  # packets that come before what is wanted
         self.unread = 0
         self._begin()
         try:
@@ -1030,9 +1032,10 @@ class PacketSource:
             if other.index != self.stream.index:
                 other.discard = Discard.all  # so that containers need not read them
         self.codec = self.stream.codec_context.codec.canonical_name
+        self.format = self._container.format.name
         self.metadata = dict(self._container.metadata)
         self.time_base = exact(self.stream.time_base, Fraction(1, 90_000))
-        packed = self.codec == "mpeg4" and self._container.format.name == "avi"
+        packed = self.codec == "mpeg4" and self.format == "avi"
         self._unpack = (
             BitStreamFilterContext("mpeg4_unpack_bframes", in_stream=self.stream)
             if packed
@@ -1040,18 +1043,41 @@ class PacketSource:
         )
 
     def _seek(self, start_s: float) -> None:
+        """Set reading to the last keyframe that is not shown after `start_s`."""
         target = int(start_s / self.time_base)
         for margin_s in _SEEK_MARGINS_S:
             wanted = target - round(margin_s / self.time_base)
             packet = _keyframe_at(self._container, self._file, self.stream, wanted)
             if packet is not None and (_time_of(packet) or 0) <= target:
-                self._ahead = [packet]
-                return
+                self._passed = self._packets_before(packet, target)
+                again = _keyframe_at(self._container, self._file, self.stream, wanted)
+                if again is not None:
+                    self._ahead = [again]
+                    return
+        self.close()
+        self._begin()
+        self._passed = self._packets_before(None, target)
         self.close()
         self._begin()
 
+    def _packets_before(self, first: "Packet[VideoStream] | None", target: int) -> int:
+        """How many packets there are from `first` to the last keyframe up to `target`."""
+        before, count = 0, 0 if first is None else 1
+        with suppress(av.FFmpegError, OSError, IndexError):  # read on it is said
+            for packet in self._container.demux(self.stream):
+                time = _time_of(packet)
+                if packet.size == 0 or time is None:
+                    continue
+                if (packet.dts if packet.dts is not None else time) > target:
+                    break
+                if packet.is_keyframe and time <= target:
+                    before = count
+                count += 1
+        self._file.error = None
+        return before
+
     def __iter__(self) -> "Iterator[Packet[VideoStream]]":
-        for packet in self._demuxed():
+        for packet in islice(self._demuxed(), self._passed, None):
             if self._unpack is None:
                 yield packet
                 continue

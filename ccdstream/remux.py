@@ -45,6 +45,10 @@ from ccdstream.errors import OutputError, show_path
 _IN_MP4 = frozenset(("h264", "hevc", "av1", "vp9", "mpeg4"))
 """Video that MP4 holds and players find there."""
 
+_TIMES_GUESSED = frozenset(("avi", "mpeg"))
+"""Containers that do not hold the time of every picture. FFmpeg guesses it, after a seek and where
+pictures are not decoded in the order they are shown not well."""
+
 Suffix = Literal["mp4", "mkv"]
 
 
@@ -107,6 +111,9 @@ class Remuxer:
         self._times: _Times | None = None
         with PacketSource(path) as source, AudioSource(path) as sound:
             self.codec = source.codec
+            self._guessed = source.format in _TIMES_GUESSED
+            if self._guessed and source.stream.codec_context.has_b_frames:
+                self.trust_times = False
             audio = None if sound.stream is None else sound.stream.codec_context.codec
             lacking = [
                 name
@@ -165,7 +172,8 @@ class Remuxer:
             VideoOpenError: the recording can no longer be read.
             OutputError: there is nothing to copy, or it cannot be written.
         """
-        if not self.trust_times and self._times is None:
+        guessed = start_s is not None and self._guessed
+        if (guessed or not self.trust_times) and self._times is None:
             self._times = self._work_out_times()
         for _ in range(2):
             try:

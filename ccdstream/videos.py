@@ -327,7 +327,7 @@ class _Copies(Videos):
     def finish(self, alerts: Sequence[Alert], until_s: float | None) -> None:
         problems = self.made.source.problems
         mended = problems.missing_pts + problems.non_monotonic + problems.clock_jumps
-        self._remuxer.trust_times = not mended
+        self._remuxer.trust_times &= not mended
         ends = [end for end in (self.made.end_s, until_s) if end is not None]
         self._copy(alerts, min(ends, default=None))
 
