@@ -27,6 +27,7 @@ from ccdstream.report.alerts import alert_record
 from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
 from ccdstream.report.audit import write_audit
 from ccdstream.report.files import Lock, refuse_existing, sweep
+from ccdstream.videos import VIDEO_NAME
 from ccdstream.workers import Died, Done, Raised, Ready, Stopped, Tell, Told, Work, Worker, Workers
 
 SCHEMA = "ccdstream.batch/1"
@@ -36,9 +37,6 @@ VIDEO_SUFFIXES = frozenset({
     ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 })  # fmt: skip
 """Which files of a folder are recordings. A file that is named itself may be called anything."""
-
-OVERLAY_SUFFIX = ".overlay.mp4"
-"""What a run leaves, and so no recording of the folder that it lies in."""
 
 RESULTS_SUFFIX = ".ccdstream"
 """Of a folder that holds results, if nobody names another."""
@@ -167,7 +165,7 @@ def videos_in(
             path
             for path in entries
             if path.suffix.lower() in VIDEO_SUFFIXES
-            and not path.name.endswith(OVERLAY_SUFFIX)
+            and not VIDEO_NAME.fullmatch(path.name)
             and path.name not in made
             and not path.is_dir()  # a link to nothing is named as failed, not passed over
         ]
@@ -231,7 +229,7 @@ def standing(job: Job, wanted: Wanted) -> Standing:
     """
     audit = job.files.path("run.json")
     if not os.path.lexists(audit):
-        there = [file for file in job.files.all(wanted.options) if os.path.lexists(file)]
+        there = job.files.there(wanted.options)
         return Standing("foreign", f"{show_path(there[0])} is there") if there else Standing("none")
     record = _read(audit)
     if record.get("schema") != RUN_SCHEMA:
@@ -507,7 +505,7 @@ def _look(entry: Entry, job: Job, wanted: Wanted) -> None:
     try:
         found = standing(job, wanted)
         if found.state == "foreign":
-            for file in job.files.all(wanted.options):
+            for file in job.files.there(wanted.options):
                 refuse_existing(file)
     except CcdstreamError as error:
         entry.status, entry.reason = Status.failed, str(error)

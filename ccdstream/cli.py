@@ -78,6 +78,9 @@ class VideoOutput(StrEnum):
 
     overlay = "overlay"
     none = "none"
+    chapters = "chapters"
+    clips = "clips"
+    side_by_side = "side-by-side"
 
 
 class AlsoOutput(StrEnum):
@@ -153,7 +156,14 @@ def run(
     engine: EngineOption = EngineName.auto,
     precision: PrecisionOption = PrecisionName.fp16,
     calibration: CalibrationOption = None,
-    video: Annotated[VideoOutput, typer.Option(help="Which video to write.")] = VideoOutput.overlay,
+    video: Annotated[
+        VideoOutput,
+        typer.Option(
+            help="Which video to write. overlay: the recording with heatmap and score; "
+            "side-by-side: the recording beside that; chapters: a copy with chapters at alerts; "
+            "clips: a copy of 5 s before to 5 s after each alert; copies are not encoded anew."
+        ),
+    ] = VideoOutput.overlay,
     also: Annotated[
         list[AlsoOutput] | None,
         typer.Option(
@@ -480,9 +490,11 @@ class _Analysis:
         if self.quiet:
             return
         say(_found_in(result))
+        for note in result.notes:
+            say(note)
         if not self.as_json:
             tell("\n".join(alert_table(result.alerts)))
-        for file in result.files.all(self.options):
+        for file in result.outputs:
             say(f"  {show_path(file)}")
         say(NOTICE)
 
@@ -556,7 +568,7 @@ class _BatchWatcher:
             say(f"warning: {name}: {warning}")
         if self._quiet:
             return
-        say(f"{name}: {_found_in(result)}")
+        say("; ".join([f"{name}: {_found_in(result)}", *result.notes]))
         if not self._as_json:
             tell("\n".join([name, *alert_table(result.alerts)]))
 

@@ -31,6 +31,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -38,10 +39,11 @@ from typing import Literal
 import av
 import av.error
 from av.audio.stream import AudioStream
+from av.bitstream import BitStreamFilterContext
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -308,6 +310,30 @@ def _best_video(container: InputContainer, shown: str) -> VideoStream:
         if best is not None and stream.index == best.index:
             return stream
     return max(known, key=lambda s: (s.width * s.height, s.frames, -s.index))
+
+
+def _keyframe_at(
+    container: InputContainer, file: _OneFile, stream: VideoStream, target: int
+) -> "Packet[VideoStream] | None":
+    """Set reading to a keyframe at or before `target`, and give it; None: cannot.
+
+    Some containers seek to any packet: those before the next keyframe are passed over.
+    """
+    try:
+        container.seek(target, stream=stream)
+        for packet in container.demux(stream):
+            if packet.size and packet.is_keyframe:
+                if _time_of(packet) is None:
+                    return None
+                file.error = None  # looking around may touch a damaged spot again
+                return packet
+    except (av.FFmpegError, OSError, IndexError):  # IndexError: as in `VideoSource._packets`
+        return None
+    return None
+
+
+def _time_of(packet: "Packet[VideoStream]") -> int | None:
+    return packet.pts if packet.pts is not None else packet.dts
 
 
 # --- time ------------------------------------------------------------------------------------
@@ -907,25 +933,16 @@ class VideoSource:
         return False
 
     def _seek_keyframe(self, target: int) -> int | None:
-        """Set reading to a keyframe at or before `target`, and give its time; None: cannot.
-
-        Some containers seek to any packet: those before the next keyframe are passed over.
-        """
+        """Set reading to a keyframe at or before `target`, and give its time; None: cannot."""
         self._sought = True
-        try:
-            self._container.seek(target, stream=self._stream)
-            for packet in self._container.demux(self._stream):
-                if packet.size and packet.is_keyframe:
-                    time = packet.pts if packet.pts is not None else packet.dts
-                    if time is None:
-                        return None
-                    self._file.error = None  # looking around may touch the damaged spot again
-                    self._ahead = [packet]
-                    self._resume_after = time - 1  # pictures before it lack what they refer to
-                    return time
-        except (av.FFmpegError, OSError, IndexError):  # IndexError: as in `_packets`
+        packet = _keyframe_at(self._container, self._file, self._stream, target)
+        if packet is None:
             return None
-        return None
+        time = _time_of(packet)
+        assert time is not None
+        self._ahead = [packet]
+        self._resume_after = time - 1  # pictures before it lack what they refer to
+        return time
 
     def _seek(self, start_s: float) -> None:
         """Set reading to a keyframe before `start_s`; to the beginning where there is none."""
@@ -1003,6 +1020,202 @@ def _portable(tags: Mapping[str, str]) -> dict[str, str]:
         for key, value in tags.items()
         if key.lower() not in _OF_THE_FILE and not key.startswith("_STATISTICS")
     }
+
+
+class PacketSource:
+    """The packets of a recording's pictures, as they are, in the order of decoding: for copying.
+
+    They are those of the stream that a `VideoSource` decodes. Empty ones are left out, and where
+    an AVI packs two pictures of MPEG-4 into a packet each gets its own, as other containers want.
+
+    Args:
+        path: a regular file.
+        start_s: begin with the last keyframe that is not shown after this time; with the first
+            packet where there is none. None: with the first packet.
+
+    Attributes:
+        format: the container's name in FFmpeg.
+        stream: the stream; `time_base` is its own.
+        codec: its name in FFmpeg.
+        unread: how many spots of the file could not be read, so far.
+
+    Raises:
+        VideoOpenError: no readable recording.
+    """
+
+    def __init__(self, path: Path, *, start_s: float | None = None) -> None:
+        self._path = path
+        self._ahead: list[Packet[VideoStream]] = []
+        self._passed = 0  # packets that come before what is wanted
+        self.unread = 0
+        self._begin()
+        try:
+            if start_s is not None:
+                self._seek(start_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        self._container, self._file = _open(self._path)
+        self.stream = _best_video(self._container, show_path(self._path))
+        for other in self._container.streams:
+            if other.index != self.stream.index:
+                other.discard = Discard.all  # so that containers need not read them
+        self.codec = self.stream.codec_context.codec.canonical_name
+        self.format = self._container.format.name
+        self.time_base = exact(self.stream.time_base, Fraction(1, 90_000))
+        packed = self.codec == "mpeg4" and self.format == "avi"
+        self._unpack = (
+            BitStreamFilterContext("mpeg4_unpack_bframes", in_stream=self.stream)
+            if packed
+            else None
+        )
+
+    def _seek(self, start_s: float) -> None:
+        """Set reading to the last keyframe that is not shown after `start_s`."""
+        target = int(start_s / self.time_base)
+        for margin_s in _SEEK_MARGINS_S:
+            wanted = target - round(margin_s / self.time_base)
+            packet = _keyframe_at(self._container, self._file, self.stream, wanted)
+            if packet is not None and (_time_of(packet) or 0) <= target:
+                self._passed = self._packets_before(packet, target)
+                again = _keyframe_at(self._container, self._file, self.stream, wanted)
+                if again is not None:
+                    self._ahead = [again]
+                    return
+        self.close()
+        self._begin()
+        self._passed = self._packets_before(None, target)
+        self.close()
+        self._begin()
+
+    def _packets_before(self, first: "Packet[VideoStream] | None", target: int) -> int:
+        """How many packets there are from `first` to the last keyframe up to `target`."""
+        before, count = 0, 0 if first is None else 1
+        with suppress(av.FFmpegError, OSError, IndexError):  # read on it is said
+            for packet in self._container.demux(self.stream):
+                time = _time_of(packet)
+                if packet.size == 0 or time is None:
+                    continue
+                if (packet.dts if packet.dts is not None else time) > target:
+                    break
+                if packet.is_keyframe and time <= target:
+                    before = count
+                count += 1
+        self._file.error = None
+        return before
+
+    def __iter__(self) -> "Iterator[Packet[VideoStream]]":
+        for packet in islice(self._demuxed(), self._passed, None):
+            if self._unpack is None:
+                yield packet
+                continue
+            time_base = packet.time_base  # which the filter takes away
+            for each in self._unpack.filter(packet):
+                each.time_base = time_base
+                yield each
+
+    def _demuxed(self) -> "Iterator[Packet[VideoStream]]":
+        """As `VideoSource._packets`: past a spot that cannot be read it goes on behind it."""
+        failures = skips = 0
+        last = 0
+        while True:
+            try:
+                while self._ahead:
+                    yield self._ahead.pop(0)
+                for packet in self._container.demux(self.stream):
+                    if packet.size:
+                        failures = 0
+                        last = max(last, _time_of(packet) or 0)
+                        yield packet
+                self._file.check()
+                return
+            except IndexError:  # as in `VideoSource._packets`
+                return
+            except av.FFmpegError:
+                self.unread += failures == 0
+                failures += 1
+            except OSError:
+                self.unread += failures == 0
+                failures = _TRIES
+            if failures < _TRIES:
+                continue
+            skips += 1
+            if skips > _MAX_SKIPS or not self._skip_ahead(last):
+                return
+            failures = 0
+
+    def _skip_ahead(self, last: int) -> bool:
+        stride_s = 1
+        while stride_s < _MAX_GAP_S:
+            target = last + round(stride_s / self.time_base)
+            packet = _keyframe_at(self._container, self._file, self.stream, target)
+            if packet is not None and (_time_of(packet) or 0) > last:
+                self._ahead = [packet]
+                return True
+            stride_s *= 2
+        return False
+
+    def close(self) -> None:
+        """Free the file."""
+        self.__dict__.pop("stream", None)  # with it goes the decoder
+        self._container.close()
+        self._file.close()
+
+    def __enter__(self) -> "PacketSource":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def packet_times(path: Path) -> list[int]:
+    """When the picture of each packet of a `PacketSource` is shown, by the clock of `VideoSource`.
+
+    For recordings whose packets lack times, or have wrong ones: decodes all of it. A packet without
+    a picture of its own gets the next free time after that of the packet before.
+
+    Raises:
+        VideoOpenError: no readable recording.
+    """
+    times: list[int | None] = []
+    with PacketSource(path) as source:
+        stream = source.stream
+        decoder = stream.codec_context
+        decoder.thread_count = 1  # as `VideoSource` does
+        decoder.flags |= _OUTPUT_CORRUPT
+        decoder.copy_opaque = True
+        decoder.options = {"max_pixels": str(MAX_PIXELS)}
+        rate = exact(stream.average_rate, Fraction(0)) or exact(stream.guessed_rate, _DEFAULT_RATE)
+        rate = rate if 0 < rate <= 1000 else _DEFAULT_RATE
+        clock = _Clock(source.time_base, rate, stream.start_time or 0, Problems())
+        for number, packet in enumerate(chain(source, [None])):
+            if packet is not None:
+                times.append(None)
+                packet.opaque = number
+            try:
+                pictures = decoder.decode(packet)
+            except (av.FFmpegError, ValueError):  # what cannot be decoded is copied all the same
+                continue
+            for picture in pictures:
+                time = clock.next(picture.pts, picture.duration)
+                if isinstance(picture.opaque, int):
+                    times[picture.opaque] = time
+    taken = {time for time in times if time is not None}
+    found: list[int] = []
+    for known in times:
+        time = known if known is not None else found[-1] + 1 if found else min(taken, default=0) - 1
+        while known is None and time in taken:
+            time += 1
+        taken.add(time)
+        found.append(time)
+    return found
 
 
 class AudioSource:

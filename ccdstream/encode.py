@@ -37,7 +37,7 @@ from ccdstream import nv12
 from ccdstream.errors import EngineError, OutputError, show_path
 from ccdstream.frames import Colour, DeviceFrame, Frame, Matrix
 
-_COPIED = frozenset(("aac", "mp3", "mp2", "ac3", "eac3", "alac", "flac", "opus"))
+COPIED_SOUND = frozenset(("aac", "mp3", "mp2", "ac3", "eac3", "alac", "flac", "opus"))
 """Sound that MP4 holds and players find there. FFmpeg also writes PCM and Vorbis into MP4, but
 browsers do not play that."""
 
@@ -46,7 +46,7 @@ _AAC_RATES = (48_000, 44_100, 96_000, 88_200, 64_000, 32_000, 24_000, 22_050, 16
 
 _AAC_BITS_PER_S = 128_000
 
-_FINEST_TICKS_PER_S = 10_000_000
+FINEST_TICKS_PER_S = 10_000_000
 """Finest time base kept. In a finer one MP4 cannot show a frame for minutes (2**31 ticks)."""
 
 _FRAME_DURATION = 1 << 8
@@ -217,8 +217,8 @@ class VideoSink:
         self._chapters: Sequence[Chapter] = ()
         self._between = "-"
         self._time_base = source.time_base
-        if self._time_base.denominator > _FINEST_TICKS_PER_S:
-            self._time_base = Fraction(1, _FINEST_TICKS_PER_S)
+        if self._time_base.denominator > FINEST_TICKS_PER_S:
+            self._time_base = Fraction(1, FINEST_TICKS_PER_S)
             self.notes.append("times are rounded to 0.1 microseconds, the finest that is written")
         self._held: VideoFrame | None = None  # shown until the next one, so not yet encoded
         self._encoded: Packet[VideoStream] | None = None  # not yet written
@@ -276,9 +276,11 @@ class VideoSink:
             ways = ("aac",)
         elif self._audio is not None and self._audio.stream is not None:
             codec = self._audio.stream.codec_context.codec.canonical_name
-            ways = ("copy", "aac", "none") if codec in _COPIED else ("aac", "none")
+            ways = ("copy", "aac", "none") if codec in COPIED_SOUND else ("aac", "none")
         for way in ways:
-            self._container: OutputContainer = self._new_container()
+            self._container: OutputContainer = open_mp4(
+                self._part, self._time_base, tagged=bool(self._metadata)
+            )
             try:
                 self._video = self._new_video()
                 self._audio_stream = self._new_audio(way)
@@ -307,25 +309,6 @@ class VideoSink:
         self._video.metadata.update(said.get("video", {}))
         if self._audio_stream is not None:
             self._audio_stream.metadata.update(said.get("audio", {}))
-
-    def _new_container(self) -> OutputContainer:
-        return av.open(
-            f"file:{self._part}",  # so that no name is taken for a protocol
-            mode="w",
-            format="mp4",
-            container_options={
-                # MP4 has few tags of its own; the others are kept as QuickTime keeps them
-                "movflags": "+faststart" + "+use_metadata_tags" * bool(self._metadata),
-                # the start of a track is kept in these units, and the default is 1/1000 s
-                "movie_timescale": str(self._movie_ticks_per_s()),
-            },
-        )
-
-    def _movie_ticks_per_s(self) -> int:
-        ticks = self._time_base.denominator
-        while ticks < 10_000:  # as the muxer does for the track
-            ticks *= 2
-        return ticks
 
     def _new_video(self) -> VideoStream:
         source = self._source
@@ -607,37 +590,91 @@ class VideoSink:
         self._between = between
 
     def _marks(self) -> list[Any]:
-        """The chapters as PyAV takes them, without gaps from 0 to the end of the video."""
         assert self._held is not None and self._held.pts is not None
-        end = round((self._held.pts + self._held.duration) * self._time_base * _CHAPTER_TICKS_PER_S)
-        zero_s = float(self._zero)
-        marks: list[tuple[int, str]] = []  # (from here on, title)
-        reached = 0
-        for chapter in sorted(self._chapters, key=lambda c: (c.start_s, c.end_s)):
-            start = max(0, round((chapter.start_s - zero_s) * _CHAPTER_TICKS_PER_S))
-            if start > reached:
-                marks.append((reached, self._between))
-            marks.append((start, chapter.title))
-            reached = round((chapter.end_s - zero_s) * _CHAPTER_TICKS_PER_S)
-        if marks and reached < end:
-            marks.append((reached, self._between))
-        ends = [start for start, _ in marks[1:]] + [max(end, reached)]
-        longest = _LONGEST_SAMPLE_TICKS * _CHAPTER_TICKS_PER_S // self._movie_ticks_per_s()
-        pieces = [
-            (begin, min(begin + longest, stop), title)
-            for (start, title), stop in zip(marks, ends, strict=False)
-            for begin in range(start, stop, longest)
-        ]
-        return [
-            {
-                "id": k,
-                "start": start,
-                "end": stop,
-                "time_base": Fraction(1, _CHAPTER_TICKS_PER_S),
-                "metadata": {"title": title},
-            }
-            for k, (start, stop, title) in enumerate(pieces)
-        ]
+        end_s = (self._held.pts + self._held.duration) * self._time_base
+        return chapter_marks(
+            self._chapters,
+            self._between,
+            zero_s=self._zero,
+            end_s=end_s,
+            time_base=self._time_base,
+        )
+
+
+def open_mp4(part: Path, time_base: Fraction, *, tagged: bool = False) -> OutputContainer:
+    """An MP4 in the making, for a video whose times are counted in `time_base`.
+
+    Args:
+        tagged: whether it is to say something of itself.
+
+    Raises:
+        OSError, av.FFmpegError: it cannot be made.
+    """
+    return av.open(
+        f"file:{part}",  # so that no name is taken for a protocol
+        mode="w",
+        format="mp4",
+        container_options={
+            # MP4 has few tags of its own; the others are kept as QuickTime keeps them
+            "movflags": "+faststart" + "+use_metadata_tags" * tagged,
+            # the start of a track is kept in these units, and the default is 1/1000 s
+            "movie_timescale": str(_movie_ticks_per_s(time_base)),
+        },
+    )
+
+
+def _movie_ticks_per_s(time_base: Fraction) -> int:
+    ticks = time_base.denominator
+    while ticks < 10_000:  # as the muxer does for the track
+        ticks *= 2
+    return ticks
+
+
+def chapter_marks(
+    chapters: Sequence[Chapter],
+    between: str,
+    *,
+    zero_s: Fraction,
+    end_s: Fraction,
+    time_base: Fraction,
+) -> list[Any]:
+    """`chapters` as PyAV takes them, without gaps from 0 to the end of the video. One that is
+    longer than MP4 can say is cut into several of one title.
+
+    Args:
+        between: the title of what lies between two.
+        zero_s: the time on the source's clock where the video's is 0.
+        end_s: where the video ends, on its own clock.
+        time_base: of the video.
+    """
+    end = round(end_s * _CHAPTER_TICKS_PER_S)
+    marks: list[tuple[int, str]] = []  # (from here on, title)
+    reached = 0
+    for chapter in sorted(chapters, key=lambda c: (c.start_s, c.end_s)):
+        start = max(0, round((chapter.start_s - float(zero_s)) * _CHAPTER_TICKS_PER_S))
+        if start > reached:
+            marks.append((reached, between))
+        marks.append((start, chapter.title))
+        reached = round((chapter.end_s - float(zero_s)) * _CHAPTER_TICKS_PER_S)
+    if marks and reached < end:
+        marks.append((reached, between))
+    ends = [start for start, _ in marks[1:]] + [max(end, reached)]
+    longest = _LONGEST_SAMPLE_TICKS * _CHAPTER_TICKS_PER_S // _movie_ticks_per_s(time_base)
+    pieces = [
+        (begin, min(begin + longest, stop), title)
+        for (start, title), stop in zip(marks, ends, strict=False)
+        for begin in range(start, stop, longest)
+    ]
+    return [
+        {
+            "id": k,
+            "start": start,
+            "end": stop,
+            "time_base": Fraction(1, _CHAPTER_TICKS_PER_S),
+            "metadata": {"title": title},
+        }
+        for k, (start, stop, title) in enumerate(pieces)
+    ]
 
 
 def planar(frame: Frame) -> VideoFrame:

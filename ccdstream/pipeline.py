@@ -114,6 +114,14 @@ class Concluded:
     """The frame with its overlay, where one is drawn."""
 
 
+class Drawer(Protocol):
+    """Draws frames with their overlay. An `Overlay` is one, and draws on a GPU too."""
+
+    def draw(
+        self, frame: Frame, field: FieldOfView, fused: Fused, state: str, seconds: float
+    ) -> Frame: ...
+
+
 class Sink(Protocol):
     """Takes the overlay frames."""
 
@@ -138,7 +146,7 @@ def analyse(
     *,
     fuser: Fuser,
     tracker: AlertTracker,
-    overlay: Overlay | None,
+    overlay: Drawer | None,
     sink: Sink | None,
     on_frame: OnFrame,
     on_alert: Callable[[Alert], None],
@@ -174,7 +182,7 @@ def concluded(
     frames: Iterator[Judged],
     fuser: Fuser,
     tracker: AlertTracker,
-    overlay: Overlay | None,
+    overlay: Drawer | None,
     watch: StopWatch,
     *,
     on_device: bool,
@@ -199,11 +207,11 @@ def concluded(
 
 
 def _drawn(
-    overlay: Overlay, judged: Judged, fused: Fused, state: str, *, on_device: bool
+    overlay: Drawer, judged: Judged, fused: Fused, state: str, *, on_device: bool
 ) -> Frame | DeviceFrame:
     """The frame with its marks; a frame of a GPU comes down for it unless it may stay."""
     frame = judged.frame
-    if isinstance(frame, DeviceFrame) and on_device:
+    if isinstance(frame, DeviceFrame) and on_device and isinstance(overlay, Overlay):
         from ccdstream.gpu.paint import painted
 
         return painted(frame, overlay.layers(judged.field, fused, state, judged.seconds))

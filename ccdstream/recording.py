@@ -4,24 +4,23 @@
 """
 
 import hashlib
-import math
+import json
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ccdstream import NOTICE, __version__
 from ccdstream.alert import Alert, AlertRule, AlertTracker, hottest_region
 from ccdstream.bundle import Bundle
-from ccdstream.decode import AudioSource, VideoSource
+from ccdstream.decode import VideoSource
 from ccdstream.deid import BurnedIn, Deidentifier, deidentified, find_burned_in
 from ccdstream.doctor import versions
-from ccdstream.encode import Chapter, VideoSink
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import OutputError, VideoOpenError, show_path
 from ccdstream.frames import Fused
@@ -29,7 +28,7 @@ from ccdstream.pipeline import Judged, StopWatch, analyse, make_fuser, make_scor
 from ccdstream.process import settle
 from ccdstream.pseudonym import Alias
 from ccdstream.quality import FLAGS as QUALITY_FLAGS
-from ccdstream.render import Overlay, with_heat
+from ccdstream.render import with_heat
 from ccdstream.report import parquet
 from ccdstream.report.alerts import (
     AlertsCsv,
@@ -37,7 +36,6 @@ from ccdstream.report.alerts import (
     AlertsJsonl,
     AlertsVtt,
     AlertWriter,
-    alert_title,
 )
 from ccdstream.report.audit import write_audit
 from ccdstream.report.coco import Predictions, coco_predictions
@@ -46,13 +44,10 @@ from ccdstream.report.gallery import Gallery
 from ccdstream.report.page import write_page
 from ccdstream.report.scores import ScoresCsv, ScoresWriter
 from ccdstream.score import Scorer
+from ccdstream.videos import Made, VideoKind, make_videos, videos_there
 from ccdstream.view import Profile
 
-VideoKind = Literal["overlay", "none"]
 Form = Literal["parquet", "coco"]
-LATEST_START_S = Fraction(1, 2)
-"""The overlay of a recording whose clock begins later begins at 0: Chromium takes the time before
-the first frame off the end of what it plays, and cannot seek in the rest."""
 FORM_ENDINGS: dict[Form, str] = {"parquet": "scores.parquet", "coco": "coco.json"}
 
 
@@ -92,12 +87,20 @@ class OutputFiles:
         return self.folder / f"{self.stem}.{ending}"
 
     def all(self, options: RunOptions) -> list[Path]:
-        """Every file that a run writes."""
+        """Every file that a run writes, whatever it finds. What `chapters` and `clips` are called,
+        and how many there are, the recording decides: `RunResult.outputs` has them."""
         endings = ["alerts.jsonl", "alerts.csv", "alerts.vtt", "alerts.edl", "scores.csv"]
         endings += ["run.json", "report.html"]
         endings += [FORM_ENDINGS[form] for form in sorted(options.also)]
-        endings += ["overlay.mp4"] if options.video == "overlay" else []
+        if options.video in ("overlay", "side-by-side"):
+            endings.append(f"{options.video}.mp4")
         return [self.path(ending) for ending in endings]
+
+    def there(self, options: RunOptions) -> list[Path]:
+        """The files that are there already of those that a run may write."""
+        fixed = [file for file in self.all(options) if os.path.lexists(file)]
+        videos = videos_there(self.folder, self.stem, options.video)
+        return fixed + [file for file in videos if file not in fixed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,10 @@ class RunResult:
     """Whether the recording was written to meanwhile."""
     alerts: list[Alert] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What else people should know."""
+    outputs: list[Path] = field(default_factory=list)
+    """The files that it left."""
 
 
 def check_forms(options: RunOptions) -> None:
@@ -184,7 +191,8 @@ def run(
     for file in files.all(options):
         if file.absolute() == source_path:
             raise OutputError(f"{show_path(file)} is the input itself. Choose another --output.")
-        if not options.overwrite:
+    if not options.overwrite:
+        for file in files.there(options):
             refuse_existing(file)
     with (
         VideoSource(path, start_s=options.start_s, end_s=options.end_s, decode_on=gpu) as source,
@@ -204,9 +212,21 @@ def run(
         held.enter_context(Lock(lock_path(files.folder, files.stem), busy))
         results = held.enter_context(Together(overwrite=options.overwrite))
         audit = files.path("run.json")
-        # run.json comes last: once it has its name, so have the others
-        names = sorted(files.all(options), key=lambda file: file == audit)
-        places = {file: results.place(file) for file in names}
+        earlier = _outputs_of(audit)
+        places: dict[Path, Path] = {}
+
+        def place(file: Path) -> Path:
+            if file not in places:
+                if file.absolute() == source_path:
+                    raise OutputError(
+                        f"{show_path(file)} is the input itself. Choose another --output."
+                    )
+                # run.json comes last: once it has its name, so have the others
+                places[file] = results.place(file, last=file == audit)
+            return places[file]
+
+        for file in files.all(options):
+            place(file)
         with ExitStack() as stack:
             writers: list[AlertWriter] = [
                 stack.enter_context(kind(places[files.path(ending)], time_base=source.time_base))
@@ -236,11 +256,21 @@ def run(
                 scores.append(stack.enter_context(table))
             coco: Predictions | None = None
             if "coco" in options.also:
-                place = places[files.path(FORM_ENDINGS["coco"])]
+                written = places[files.path(FORM_ENDINGS["coco"])]
                 coco = stack.enter_context(
-                    coco_predictions(place, stem=files.stem, size=source.size)
+                    coco_predictions(written, stem=files.stem, size=source.size)
                 )
-            sink = _open_sink(stack, source, places.get(files.path("overlay.mp4")), options, gpu)
+            made = Made(
+                source,
+                bundle,
+                options.start_s,
+                options.end_s,
+                sound=not options.deid,
+                metadata=source.metadata if options.keep_metadata else None,
+                gpu=gpu,
+                place=lambda ending: place(files.path(ending)),
+            )
+            videos = stack.enter_context(make_videos(options.video, made))
 
             def frame_done(judged: Judged, fused: Fused, state: str) -> None:
                 seconds, pts, parts = judged.seconds, judged.frame.pts, judged.scored.parts
@@ -290,8 +320,8 @@ def run(
                 route,
                 fuser=make_fuser(bundle),
                 tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
-                overlay=None if sink is None else _overlay(source, bundle),
-                sink=sink,
+                overlay=videos.overlay,
+                sink=videos.sink,
                 on_frame=frame_done,
                 on_alert=alert_closed,
                 watch=watch,
@@ -301,22 +331,25 @@ def run(
             result.warnings = source.problems.sentences()
             if burned_in is not None:
                 result.warnings += burned_in.warnings()
-            overlay = files.path("overlay.mp4")
-            if sink is None and overlay.exists():
-                result.warnings.append(f"{show_path(overlay.name)} is of an earlier run")
-            for form in get_args(Form):
-                file = files.path(FORM_ENDINGS[form])
-                if form not in options.also and file.exists():
-                    result.warnings.append(f"{show_path(file.name)} is of an earlier run")
-            if sink is not None:
-                sink.chapters(
-                    [
-                        Chapter(a.start_s, max(a.end_s, a.start_s), alert_title(a))
-                        for a in result.alerts
-                    ]
+            shown_s = float(source.last_duration * source.time_base)
+            with watch.measure("finish"):
+                videos.finish(
+                    result.alerts, result.last_s + shown_s if result.interrupted else None
                 )
-        if sink is not None:
-            result.warnings += sink.notes
+        result.warnings += videos.warnings
+        result.notes += videos.notes
+        stale = [f for f in videos_there(files.folder, files.stem) if f not in places]
+        if options.video == "clips" and options.overwrite:
+            # a clip that stays beside those of other alerts would pass for one of them
+            clips = videos_there(files.folder, files.stem, "clips")
+            gone = [f for f in stale if f in clips and earlier.get(f.name) == _size(f)]
+            for file in gone:
+                results.remove(file)
+            stale = [file for file in stale if file not in gone]
+        forms = [files.path(FORM_ENDINGS[form]) for form in get_args(Form)]
+        stale += [file for file in forms if file not in places and file.exists()]
+        result.warnings += [f"{show_path(file.name)} is of an earlier run" for file in stale]
+        result.outputs = list(places)
         result.wall_s = time.perf_counter() - started
         found = _fingerprint(path)
         if (found["bytes"], found["mtime_ns"]) != began_as:
@@ -330,17 +363,29 @@ def run(
         record["video"] = {
             "decoder": source.decoder,
             "decoder_notes": notes,
-            "encoder": None if sink is None else sink.encoder,
-            "encoder_note": "" if sink is None else sink.encoder_note,
+            "encoder": videos.encoder,
+            "encoder_note": videos.encoder_note,
+            "notes": videos.notes,
+            "clips": [
+                {
+                    "alert": clip.alert,
+                    "file": clip.file.name,
+                    "offset_s": clip.offset_s,
+                    "end_s": clip.end_s,
+                }
+                for clip in videos.clips
+            ],
         }
-        if sink is not None:
-            record["overlay_offset_s"] = sink.zero_s
+        record["overlay_offset_s"] = videos.offset_s
         write_page(
             places[files.path("report.html")],
             record,
             result.alerts,
             gallery,
-            video=places.get(files.path("overlay.mp4")),
+            video=videos.whole if videos.playable else None,
+            abreast=2 if options.video == "side-by-side" else 1,
+            clips={clip.alert: clip.file.name for clip in videos.clips},
+            clips_play=videos.playable,
         )
         record["output_bytes"] = {
             file.name: place.stat().st_size for file, place in places.items() if place.exists()
@@ -349,45 +394,21 @@ def run(
     return result
 
 
-def _open_sink(
-    stack: ExitStack,
-    source: VideoSource,
-    path: Path | None,
-    options: RunOptions,
-    gpu: int | None,
-) -> VideoSink | None:
-    if path is None:
+def _outputs_of(audit: Path) -> dict[str, int]:
+    """The files that the run left whose run.json this is, and their sizes in bytes."""
+    try:
+        record = json.loads(audit.read_text(encoding="utf-8"))
+        sizes = record["output_bytes"]
+        return {name: sizes[name] for name in record["outputs"] if name in sizes}
+    except (OSError, ValueError, KeyError, TypeError):  # it is then none that says so
+        return {}
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.lstat().st_size
+    except OSError:
         return None
-    audio = None if options.deid else stack.enter_context(source.open_audio())
-    sink = VideoSink(
-        path,
-        source,
-        audio=audio,
-        offset_pts=source.first_pts if options.start_s is not None else _late_start(source, audio),
-        encode_on=gpu,
-        metadata=source.metadata if options.keep_metadata else None,
-    )
-    return stack.enter_context(sink)
-
-
-def _late_start(source: VideoSource, audio: AudioSource | None) -> int:
-    """The pts at which a whole recording begins, its sound too, if that is late; else 0."""
-    starts_s = [source.first_pts * source.time_base]
-    stream = None if audio is None else audio.stream
-    if stream is not None and stream.start_time is not None and stream.time_base is not None:
-        starts_s.append(stream.start_time * stream.time_base)
-    late = min(starts_s) > LATEST_START_S
-    return math.floor(min(starts_s) / source.time_base) if late else 0
-
-
-def _overlay(source: VideoSource, bundle: Bundle) -> Overlay:
-    return Overlay(
-        source.size,
-        source.colour,
-        enter=bundle.alert["enter"],
-        start_s=float(source.first_pts * source.time_base),
-        duration_s=source.duration_s,
-    )
 
 
 def _record(
@@ -456,10 +477,7 @@ def _record(
         "stream": {"first_s": result.first_s, "last_s": result.last_s},
         "warnings": result.warnings,
         "interrupted": result.interrupted,
-        "outputs": [file.name for file in result.files.all(options)],
-        "overlay_offset_s": 0.0
-        if options.start_s is None
-        else float(source.first_pts * source.time_base),
+        "outputs": [file.name for file in result.outputs],
         "timing": {
             "wall_s": result.wall_s,
             "frames_per_s": result.frames / result.wall_s,

@@ -235,9 +235,9 @@ def test_a_recording_that_disappears_meanwhile_is_one_clear_line(
     make_video(tmp_path / "a.mp4")
     place = Together.place
 
-    def unlinking(self: Together, path: Path) -> Path:
+    def unlinking(self: Together, path: Path, *, last: bool = False) -> Path:
         (tmp_path / "a.mp4").unlink(missing_ok=True)
-        return place(self, path)
+        return place(self, path, last=last)
 
     monkeypatch.setattr(Together, "place", unlinking)
     message = refusal(run("a.mp4", "-o", "out", "--video", "none"))
@@ -342,8 +342,8 @@ def test_a_disk_that_is_really_full_says_so(
     make_video(tmp_path / "a.mp4")
     place = Together.place
 
-    def full(self: Together, path: Path) -> Path:
-        written = place(self, path)
+    def full(self: Together, path: Path, *, last: bool = False) -> Path:
+        written = place(self, path, last=last)
         if path.name == "a.scores.csv":
             written.with_name(written.name + ".part").symlink_to("/dev/full")
         return written

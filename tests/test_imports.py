@@ -35,6 +35,7 @@ ONLY = {
         "ccdstream.decode",
         "ccdstream.encode",
         "ccdstream.picture",
+        "ccdstream.remux",
         "ccdstream.live.url",
         "ccdstream.live.record",
     },

@@ -278,6 +278,7 @@ def test_a_run_with_an_engine_that_takes_frames_on_a_device_leaves_the_same_resu
     record = json.loads((tmp_path / "device/a.run.json").read_text())
     assert record["video"] == {
         "decoder": "software", "decoder_notes": [], "encoder": "x264", "encoder_note": "",
+        "notes": [], "clips": [],
     }  # fmt: skip
     assert record["engine"]["name"] == "torch"
 

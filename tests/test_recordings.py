@@ -233,4 +233,4 @@ def test_overlays_and_hidden_files_are_no_recordings(tmp_path: Path) -> None:
 
 def test_what_is_a_recording_is_the_same_for_run_and_train() -> None:
     assert recordings.RECORDING_SUFFIXES == batch.VIDEO_SUFFIXES
-    assert recordings.OVERLAY_SUFFIX == batch.OVERLAY_SUFFIX
+    assert recordings.VIDEO_NAME.pattern == batch.VIDEO_NAME.pattern

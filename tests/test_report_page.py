@@ -417,3 +417,35 @@ def test_print_leaves_out_the_video_and_what_is_clicked(tab: Tab, case12: Path) 
         )
     finally:
         tab.call("Emulation.setEmulatedMedia", media="")
+
+
+CLIP = "document.querySelector('.clip')"
+
+
+@in_browser
+def test_a_card_plays_the_clip_of_its_alert(
+    tab: Tab, tmp_path: Path, bundle: Bundle, engine: SelectedEngine
+) -> None:
+    recording = bright_between(tmp_path / "a #1?.mp4", 25, 74, 125)
+    report = analysed(recording, tmp_path / "out", bundle, engine, video="clips")
+    opened(tab, report, until=f"{CLIP}.readyState >= 1")
+    assert tab.errors == []
+    tab.run(f"{CLIP}.currentTime = 2; {CLIP}.muted = true")
+    tab.until(f"!{CLIP}.seeking && {CLIP}.readyState >= 2 && {CLIP}.videoWidth === 128")
+    assert tab.run("document.documentElement.scrollWidth") == 1366
+
+
+@in_browser
+def test_a_side_by_side_video_keeps_the_shape_of_its_two_pictures(
+    tab: Tab, tmp_path: Path, bundle: Bundle, engine: SelectedEngine
+) -> None:
+    recording = bright_between(tmp_path / "a.mp4", 25, 74, 125)
+    report = analysed(recording, tmp_path / "out", bundle, engine, video="side-by-side")
+    for size in ((1366, 768), (390, 844)):
+        opened(tab, report, size)
+        box = tab.run(
+            "(() => { const b = document.getElementById('video').getBoundingClientRect(); "
+            "return [b.width, b.height]; })()"
+        )
+        assert box[0] / box[1] == pytest.approx(2 * 128 / 96, rel=0.01)
+        assert tab.run("document.documentElement.scrollWidth") == size[0]

@@ -49,6 +49,8 @@ RUNS: dict[str, Json] = {
     "whole": {},
     "stretch": {"start_s": 0.5, "end_s": 2.5},
     "without-video": {"video": "none"},
+    "clips": {"video": "clips"},
+    "chapters": {"video": "chapters", "start_s": 0.5},
 }
 
 

@@ -46,6 +46,66 @@ def test_an_error_leaves_everything_as_it_was(tmp_path: Path, error: type[BaseEx
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_what_is_removed_vanishes_when_the_files_appear_and_comes_back_if_they_cannot(
+    tmp_path: Path,
+) -> None:
+    for name in ("a.txt", "gone.txt"):
+        (tmp_path / name).write_text("old")
+    with suppress(RuntimeError), Together(overwrite=True) as results:
+        write(results, tmp_path / "a.txt")
+        results.remove(tmp_path / "gone.txt")
+        raise RuntimeError
+    assert contents(tmp_path) == {"a.txt": "old", "gone.txt": "old"}
+    (tmp_path / "b.txt").mkdir()
+    (tmp_path / "b.txt" / "c").write_text("in the way")
+    with pytest.raises(OutputError), Together(overwrite=True) as results:
+        results.place(tmp_path / "missing.txt")  # never written, so it cannot be moved
+        results.remove(tmp_path / "gone.txt")
+        write(results, tmp_path / "a.txt")
+    assert contents(tmp_path)["gone.txt"] == "old"
+    with Together(overwrite=True) as results:
+        write(results, tmp_path / "a.txt")
+        results.remove(tmp_path / "gone.txt")
+    assert contents(tmp_path) == {"a.txt": "new", "b.txt/c": "in the way"}
+
+
+@pytest.mark.parametrize("cut_at", [1, 2, 3])
+def test_what_is_removed_comes_back_after_a_process_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_at: int
+) -> None:
+    """The moves: gone.txt away, a.txt away, the new a.txt to its name."""
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from ccdstream.report.files import Together, write_text\n"
+        "move, moves = os.replace, [0]\n"
+        "def dying(source, target):\n"
+        "    moves[0] += not str(source).endswith('.part')\n"
+        f"    if moves[0] == {cut_at}: os._exit(9)\n"
+        "    move(source, target)\n"
+        "folder = Path(sys.argv[1])\n"
+        "with Together(overwrite=True) as results:\n"
+        "    write_text(results.place(folder / 'a.txt', last=True), 'new')\n"
+        "    results.remove(folder / 'gone.txt')\n"
+        "    os.replace = dying\n"
+    )
+    for name in ("a.txt", "gone.txt"):
+        (tmp_path / name).write_text("old")
+    died = subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    assert died.returncode == 9
+    sweep(tmp_path)
+    assert contents(tmp_path) == {"a.txt": "old", "gone.txt": "old"}
+
+
+def test_the_last_appears_after_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    with Together() as results:
+        for name, last in (("run.json", True), ("a.txt", False), ("b.txt", False)):
+            write_text(results.place(tmp_path / name, last=last), name)
+        move = os.replace
+        monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), move(a, b))[1])
+    assert order == ["a.txt", "b.txt", "run.json"]
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyboardInterrupt()])
 @pytest.mark.parametrize("fails_at", range(1, 6))
 def test_a_move_that_fails_is_taken_back(

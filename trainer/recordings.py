@@ -10,6 +10,7 @@ the runtime's: made by a `ViewTracker` that has watched the recording up to ther
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,10 @@ RECORDING_SUFFIXES = frozenset({
     ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 })  # fmt: skip
 """Those of `ccdstream run`; the command line is not for the trainer to import."""
-OVERLAY_SUFFIX = ".overlay.mp4"
+VIDEO_NAME = re.compile(
+    r".+\.(?:overlay\.mp4|side-by-side\.mp4|chapters\.(?:mp4|mkv)|alert-\d+\.(?:mp4|mkv))",
+    re.DOTALL,
+)
 """What `ccdstream run` leaves, and so no recording."""
 
 EVERY_S = Fraction(1)
@@ -86,7 +90,7 @@ def recordings_below(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in RECORDING_SUFFIXES
         and not path.name.startswith(".")
-        and not path.name.endswith(OVERLAY_SUFFIX)
+        and not VIDEO_NAME.fullmatch(path.name)
         and path.is_file()
     )
 

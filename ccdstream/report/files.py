@@ -305,9 +305,9 @@ def _take_back(hidden: Path) -> None:
     journal = hidden / _JOURNAL
     if not journal.exists():
         return
-    for number, name in json.loads(journal.read_text(encoding="utf-8")):
+    for number, name, *removed in json.loads(journal.read_text(encoding="utf-8")):
         written, old, place = hidden / name, hidden / f"{number}.old", hidden.parent / name
-        if not os.path.lexists(written) and os.path.lexists(place):
+        if not removed and not os.path.lexists(written) and os.path.lexists(place):
             os.replace(place, written)
         if os.path.lexists(old):
             os.replace(old, place)
@@ -342,9 +342,22 @@ class Together:
         self._hidden: dict[Path, Path] = {}  # folder: where its files are written
         self._owned: list[int] = []  # descriptors that tell others that this process is alive
         self._places: list[tuple[Path, Path]] = []  # (where it is written, where it will appear)
+        self._removed: set[Path] = set()
+        self._last: set[Path] = set()
 
-    def place(self, path: Path) -> Path:
-        """Where to write what will appear at `path`; its folder must be there."""
+    def remove(self, path: Path) -> None:
+        """Have what is at `path` vanish when the files appear, in a folder that gets some."""
+        self._places.append((self._hidden[path.parent] / path.name, path))
+        self._removed.add(path)
+
+    def place(self, path: Path, *, last: bool = False) -> Path:
+        """Where to write what will appear at `path`; its folder must be there.
+
+        Args:
+            last: it appears after all others.
+        """
+        if last:
+            self._last.add(path)
         if path.parent not in self._hidden:
             # before anything is written: what is undone later would be undone to new files
             _undo_killed(path.parent)
@@ -403,12 +416,13 @@ class Together:
     def _publish(self) -> None:
         """Give every file its name, and take that back where one cannot have it."""
         path = Path()
+        self._places.sort(key=lambda each: each[1] in self._last)
         try:
             for path, hidden in self._hidden.items():
                 mine = [
-                    (number, place.name)
+                    (number, place.name, *["removed"] * (place in self._removed))
                     for number, (written, place) in enumerate(self._places)
-                    if place.parent == path and os.path.lexists(written)
+                    if place.parent == path and (os.path.lexists(written) or place in self._removed)
                 ]
                 (hidden / _JOURNAL).write_text(json.dumps(mine), encoding="utf-8")
             for number, (written, path) in enumerate(self._places):
@@ -416,7 +430,8 @@ class Together:
                     if not self._overwrite:
                         refuse_existing(path)
                     os.replace(path, written.parent / f"{number}.old")
-                os.replace(written, path)
+                if path not in self._removed:
+                    os.replace(written, path)
             for hidden in self._hidden.values():
                 (hidden / _JOURNAL).unlink()
         except BaseException as error:

@@ -138,7 +138,7 @@
       // Chromium ends a video that starts late before its last frames
       const last = video.duration + data.offset;
       if (last > end - 0.5) return;
-      $("short").textContent = `This browser shows the overlay up to ${clock(last, 0)} only, because the recording starts at ${clock(data.start, 0)}. Another player shows all of it.`;
+      $("short").textContent = `This browser shows the video up to ${clock(last, 0)} only, because the recording starts at ${clock(data.start, 0)}. Another player shows all of it.`;
       $("short").hidden = false;
     };
     if (video.readyState > 0) reach();

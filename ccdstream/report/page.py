@@ -17,6 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -30,7 +31,7 @@ from ccdstream.report.files import printable, write_text
 from ccdstream.report.gallery import MOST_PEAKS, Gallery, Tile
 
 EMBED_BYTES = 8_000_000
-"""An overlay video up to this size is inside the page."""
+"""A video up to this size is inside the page."""
 
 MEANING = f"Marks what is {FINDING}: a lesion perhaps, or stool, an instrument, another scope."
 SCORE_MEANING = (
@@ -64,6 +65,7 @@ _NUMBERED = 40
 """Up to so many alerts have their number in the line: more would hide each other."""
 
 Run = Mapping[str, Any]
+NO_CLIPS: Mapping[int, str] = MappingProxyType({})
 
 
 def write_page(
@@ -73,6 +75,9 @@ def write_page(
     gallery: Gallery,
     *,
     video: Path | None,
+    abreast: int = 1,
+    clips: Mapping[int, str] = NO_CLIPS,
+    clips_play: bool = True,
     overwrite: bool = False,
 ) -> None:
     """Write the report of a run.
@@ -82,7 +87,10 @@ def write_page(
         run: what run.json says.
         alerts: in order of time.
         gallery: pictures and scores.
-        video: the whole overlay video; None where none was written.
+        video: the whole video, which browsers can play; None where there is none.
+        abreast: how many pictures of the recording stand side by side in it.
+        clips: by the number of an alert: the name of its clip, beside the page.
+        clips_play: whether browsers can play them.
 
     Raises:
         OutputError: the file exists or cannot be written, or the video cannot be read.
@@ -98,7 +106,17 @@ def write_page(
                 f"cannot read {printable(video)}: {reason_of(error)}. "
                 "Choose another --output, or --video none."
             ) from error
-    write_text(path, page(run, alerts, gallery, video=name, inside=inside), overwrite=overwrite)
+    text = page(
+        run,
+        alerts,
+        gallery,
+        video=name,
+        inside=inside,
+        abreast=abreast,
+        clips=clips,
+        clips_play=clips_play,
+    )
+    write_text(path, text, overwrite=overwrite)
 
 
 def page(
@@ -108,6 +126,9 @@ def page(
     *,
     video: str | None,
     inside: bytes | None = None,
+    abreast: int = 1,
+    clips: Mapping[int, str] = NO_CLIPS,
+    clips_play: bool = True,
 ) -> str:
     """The report as HTML.
 
@@ -115,12 +136,16 @@ def page(
         run: what run.json says.
         alerts: in order of time.
         gallery: pictures and scores.
-        video: name of the overlay video beside the page; None where there is none.
+        video: name of the video beside the page; None where there is none.
         inside: the same video, to embed; None to play the one beside.
+        abreast, clips, clips_play: as for `write_page`.
     """
     run = plain(run)
     name = str(run["input"]["file"])
-    style = _text("page.css") + f":root {{ --aspect: {_aspect(run):.5f}; }}\n"
+    aspect = _aspect(run)
+    style = _text("page.css") + (
+        f":root {{ --aspect: {aspect:.5f}; --video-aspect: {abreast * aspect:.5f}; }}\n"
+    )
     script = _text("page.js")
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
@@ -133,14 +158,14 @@ def page(
         '<meta name="color-scheme" content="dark light">\n'
         '<meta name="referrer" content="no-referrer">\n<meta name="robots" content="noindex">\n'
         f"<title>{_safe(name)} - ccdstream report</title>\n<style>{style}</style>\n</head>\n"
-        f'<body data-video="{"yes" if video else "no"}">\n'
+        f'<body data-video="{"yes" if video else "no"}"{" data-wide" if abreast > 1 else ""}>\n'
         + _head(run, name)
         + "<main>\n"
         + _summary(run, alerts, gallery)
         + _warnings(run)
         + '<div class="watch">\n'
         + _stage(run, alerts, gallery, video, inside)
-        + _cards(run, alerts, gallery)
+        + _cards(run, alerts, gallery, clips, clips_play)
         + "</div>\n"
         + _strip(gallery)
         + '<div class="pair">\n'
@@ -217,16 +242,15 @@ def _stage(
 ) -> str:
     player = ""
     if video is not None:
-        # fsencode: a name may hold bytes that are no text
-        address = "./" + quote(os.fsencode(video))
+        address = _beside(video)
         sources = [] if inside is None else [_data_uri("video/mp4", inside)]
         player = (
             '<div class="screen">\n'
             '<video id="video" controls playsinline preload="metadata" '
-            'aria-label="The recording with its overlay">'
+            'aria-label="The recording">'
             + "".join(f'<source src="{source}" type="video/mp4">' for source in [*sources, address])
             + "</video>\n"
-            f'<p id="lost" class="lost" hidden>The overlay video <b>{_safe(printable(Path(video)))}'
+            f'<p id="lost" class="lost" hidden>The video <b>{_safe(printable(Path(video)))}'
             "</b> cannot be played. It belongs into the folder of this page.</p>\n</div>\n"
             '<p id="short" class="short" hidden></p>\n'
             '<div class="controls" role="group" aria-label="Playing">\n'
@@ -314,7 +338,13 @@ def _line(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
     )
 
 
-def _cards(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
+def _cards(
+    run: Run,
+    alerts: Sequence[AlertLike],
+    gallery: Gallery,
+    clips: Mapping[int, str],
+    clips_play: bool,
+) -> str:
     rule = run["alert_rule"]
     head = (
         '<section class="alerts" aria-labelledby="alerts-title">\n'
@@ -332,11 +362,13 @@ def _cards(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
             f'<p class="soft">Pictures are kept of the {MOST_PEAKS} alerts with the highest '
             "peaks.</p>\n"
         )
-    cards = "".join(_card(alert, rule, gallery) for alert in alerts)
+    cards = "".join(
+        _card(alert, rule, gallery, clips.get(alert.number), clips_play) for alert in alerts
+    )
     return head + note + f'<ol id="alerts">\n{cards}</ol>\n</section>\n'
 
 
-def _card(alert: AlertLike, rule: Run, gallery: Gallery) -> str:
+def _card(alert: AlertLike, rule: Run, gallery: Gallery, clip: str | None, clip_plays: bool) -> str:
     peak = gallery.peaks.get(alert.number)
     pictures = ""
     if peak is not None:
@@ -375,8 +407,30 @@ def _card(alert: AlertLike, rule: Run, gallery: Gallery) -> str:
         f'<button type="button" class="go" data-seek="{alert.start_s:.6f}" data-play="yes">'
         "Play</button></h3>\n<dl>"
         + "".join(f"<div><dt>{what}</dt><dd>{_safe(value)}</dd></div>" for what, value in facts)
-        + f"</dl>\n<p>{_safe(why)}</p>\n</div>\n</li>\n"
+        + f"</dl>\n<p>{_safe(why)}</p>\n{_clip(alert, clip, clip_plays)}</div>\n</li>\n"
     )
+
+
+def _clip(alert: AlertLike, name: str | None, plays: bool) -> str:
+    """The clip of an alert: to play where browsers can, and its address in any case."""
+    if name is None:
+        return ""
+    address = _beside(name)
+    player = (
+        f'<video class="clip" controls playsinline preload="metadata" src="{address}" '
+        f'aria-label="The clip of alert {alert.number}"></video>\n'
+        if plays
+        else ""
+    )
+    return (
+        f'{player}<p class="clip-name">Clip: <a href="{address}">'
+        f"{_safe(printable(Path(name)))}</a></p>\n"
+    )
+
+
+def _beside(name: str) -> str:
+    """The address of a file beside the page."""
+    return "./" + quote(os.fsencode(name))  # fsencode: a name may hold bytes that are no text
 
 
 def _strip(gallery: Gallery) -> str:
@@ -552,7 +606,14 @@ def _facts(run: Run) -> str:
                 (
                     "Encoder",
                     "; ".join(
-                        filter(None, [made["encoder"] or "no video written", made["encoder_note"]])
+                        filter(
+                            None,
+                            [
+                                made["encoder"] or "no video written",
+                                made["encoder_note"],
+                                *made["notes"],
+                            ],
+                        )
                     ),
                 ),
             ),
