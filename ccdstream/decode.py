@@ -12,7 +12,8 @@ Colour is what the file is tagged with. What is not tagged follows one rule, in 
 A recording can be damaged, and can be made to do harm. Damaged packets are skipped and counted, and
 nothing is raised while anything can be decoded. FFmpeg gets the bytes of one file and may open
 nothing else (`_open`), so a playlist that poses as a video cannot make it read other files or the
-network. The level of `av.logging` stays as it is: setting it makes leaving a threaded decoder early
+network. It reads only the formats that recordings come in (`_FORMATS`), makes no picture larger than
+`MAX_PIXELS`, and is not given an MP4 whose index claims more than a recording holds (`mp4_index`). The level of `av.logging` stays as it is: setting it makes leaving a threaded decoder early
 hang. Decoders thread within a picture only: with a thread a picture, FFmpeg hands out a picture's
 marks of damage before another thread may have found it, and the count differs from pass to pass.
 
@@ -47,7 +48,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from ccdstream import nv12
+from ccdstream import mp4_index, nv12
 from ccdstream.errors import EngineError, VideoDecodeError, VideoOpenError, reason_of, show_path
 from ccdstream.frames import Colour, DeviceFrame, Frame
 from ccdstream.picture import (
@@ -62,11 +63,16 @@ from ccdstream.picture import (
     exact,
 )
 
-_REFERRING = (
-    *("concat", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", "vobsub"),
-    *("webm_dash_manifest", "avisynth", "vapoursynth", "lavfi"),
+_FORMATS = (
+    *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flv", "live_flv", "ogg", "nut"),
+    *("mpegts", "mpeg", "mxf", "gxf", "wtv", "rm", "dhav"),
+    *("h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "mjpeg_2000", "mpjpeg", "dv", "vc1"),
+    *("h261", "h263", "av1", "obu", "ivf", "dirac", "dnxhd", "yuv4mpegpipe"),
+    *("gif", "apng", "jpeg_pipe", "png_pipe"),
 )
-"""Formats that name other files, hosts or scripts instead of holding a recording."""
+"""What recordings come in: FFmpeg's names, as a whole. The other three hundred, of games, of sound
+and of subtitles, are not there to be attacked; nor is any that names other files, hosts or scripts
+instead of holding a recording."""
 
 _PROTOCOLS = "none"
 """What FFmpeg may open by a name. No protocol has this one."""
@@ -218,8 +224,8 @@ def _open(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputContainer, _
     Its video is decoded by `hwaccel`, or by FFmpeg's own decoder where there is none.
 
     FFmpeg never sees the name: it reads through a file object, and may open nothing by a name
-    (`_PROTOCOLS`). So no format can make it open anything else, whichever formats future versions
-    add. The formats that would try are refused on top.
+    (`_PROTOCOLS`). So no format can make it open anything else, and those that would try are not
+    among `_FORMATS`.
 
     Raises:
         VideoOpenError: it is no readable file, or no recording, or `hwaccel` cannot be used.
@@ -247,7 +253,14 @@ def _open(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputContainer, _
 
 def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputContainer:
     head = file.read(64)
+    excess = mp4_index.excess_of(file, max(0, file.seek(0, os.SEEK_END)))
+    if excess:
+        raise VideoOpenError(
+            f"{shown} is refused: its index claims {excess}. The file is damaged, or made to harm: "
+            "copy it again."
+        )
     file.seek(0, os.SEEK_SET)
+    file.error = None  # a bad spot is told where it is in the way
     is_mp4 = head[4:8] in (b"ftyp", b"mdat", b"wide", b"free")
     cut_off = (
         f"{shown} holds no video: the index of an MP4 is written last, and it is missing or not "
@@ -259,7 +272,7 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
             mode="r",
             options={
                 "protocol_whitelist": _PROTOCOLS,
-                "format_whitelist": ",".join(av.formats_available.difference(_REFERRING)),
+                "format_whitelist": ",".join(_FORMATS),
                 "max_pixels": str(MAX_PIXELS),
             },
             buffer_size=_READ_BYTES,
@@ -276,6 +289,8 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
             ) from error
         elif is_mp4:
             raise VideoOpenError(cut_off) from error
+        elif isinstance(error, ValueError):  # EINVAL, of a format that is not among `_FORMATS`
+            advice, reason = "Convert it to MP4 first.", "its format is none of a recording"
         else:
             advice, reason = "Pass a recording that plays in ffplay.", reason_of(error)
         raise VideoOpenError(f"cannot read {shown} as a video: {reason}. {advice}") from error
@@ -648,6 +663,12 @@ class VideoSource:
         if self._packets_shown == 0:
             return VideoDecodeError(
                 f"{shown} has a video stream without a single picture. Copy the recording again."
+            )
+        height, width = self._stream.height, self._stream.width
+        if height * width > MAX_PIXELS:
+            return VideoDecodeError(
+                f"{shown} has pictures of {width}x{height}; up to {MAX_PIXELS} pixels are decoded, "
+                "such as 4096x2304. Scale the recording down first."
             )
         return VideoDecodeError(
             f"nothing in {shown} can be decoded: {self._packets_shown} packets of {self.codec} "
