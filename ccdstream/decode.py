@@ -26,6 +26,7 @@ of damage inside a picture, so `Problems.corrupt_frames` can be lower with it.
 
 import errno
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -104,6 +105,13 @@ _TRIES = 3
 
 _MAX_SKIPS = 16
 """How often reading goes on behind a damaged spot of the file before it gives up."""
+
+_LEAST_SLACK_S = 0.1
+"""By how much less than announced a recording of an even clock may last: containers round, and a
+length is often that of the sound, to the end of its packet."""
+
+_ROUGH_LENGTHS = frozenset(("h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "vc1", "h261", "h263"))
+"""Formats without times, whose length FFmpeg guesses from size and bit rate."""
 
 _SEEK_MARGINS_S = (0, 10, 60)
 """How long before the wanted time to look for a keyframe, one after the other."""
@@ -379,17 +387,31 @@ class _Clock:
         self._shift = last + self.duration - pts
         return last + self.duration
 
-    def missing(self) -> int:
-        """Frames that would fill the gaps, where the clock is otherwise even; 0 where it is not.
+    def step(self) -> int | None:
+        """Ticks from frame to frame, where the clock is even; None where it is not.
 
-        Even means that nine steps in ten are the commonest one, give or take a tenth or a tick.
+        Even means that nine steps in ten are the commonest one, give or take a tenth or a tick. Two
+        in three are enough where that one is the container's own rate, and the others are whole
+        numbers of it and no pauses: so a recording looks of which much is lost.
         """
         if not self._steps:
-            return 0
+            return None
         usual, _ = self._steps.most_common(1)[0]
         slack = max(1, usual // 10)
         even = sum(n for step, n in self._steps.items() if abs(step - usual) <= slack)
-        if even < 0.9 * self._steps.total():
+        if even >= 0.9 * self._steps.total():
+            return usual
+        by_rate = abs(usual - self._interval) <= slack and even * 3 >= self._steps.total() * 2
+        whole = all(
+            step <= self._glitch and abs(step - usual * round(step / usual)) <= slack
+            for step in self._steps
+        )
+        return usual if by_rate and whole else None
+
+    def missing(self) -> int:
+        """Frames that would fill the gaps, where the clock is otherwise even; 0 where it is not."""
+        usual = self.step()
+        if usual is None:
             return 0
         return sum(
             n * (round(step / usual) - 1) for step, n in self._steps.items() if step > 1.5 * usual
@@ -639,11 +661,27 @@ class VideoSource:
 
     def _announced_end(self) -> float | None:
         """Where the container says that the video ends, in seconds; None where it does not."""
-        if self._stream.duration:
-            return float((self._start + self._stream.duration) * self.time_base)
+        length_s = self._length_s()
+        if length_s is not None:
+            return self.start_time_s + length_s
         if self._container.duration:
             return ((self._container.start_time or 0) + self._container.duration) / 1e6
         return None
+
+    def _length_s(self) -> float | None:
+        """How long the video itself lasts, as the container says; None where it does not.
+
+        Matroska says only how long the longest stream lasts, and FFmpeg and mkvmerge say more in a
+        tag: the time of the end, such as 00:00:01.600000000.
+        """
+        if self._stream.duration:
+            return float(self._stream.duration * self.time_base)
+        told = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", self._stream.metadata.get("DURATION", ""))
+        if told is None:
+            return None
+        hours, minutes, seconds = map(float, told.groups())
+        length_s = 3600 * hours + 60 * minutes + seconds - self.start_time_s
+        return length_s if length_s > 0 else None
 
     def _nothing(self) -> VideoOpenError | VideoDecodeError:
         """Why there is not one frame."""
@@ -949,26 +987,34 @@ class VideoSource:
         if self.codec != "vp8" and not self._sought:  # VP8 has packets that are never shown
             problems.skipped_frames = max(0, shown - self._pictures)
         problems.missing_frames = max(0, self._clock.missing() - problems.skipped_frames)
-        if whole and self.format.startswith("mov") and self._stream.frames:
+        if whole and self.format.startswith(("mov", "avi")) and self._stream.frames:
             absent = self._stream.frames - self._packets_read
             problems.missing_frames = max(problems.missing_frames, absent)
         last = self._clock.last
         if last is not None and self._announced is not None:
             end_s = float((last + self._clock.duration) * self.time_base)
-            early = end_s < self._announced - max(1.0, 0.02 * self._announced)
-            problems.truncated |= early and not self._sound_lasts()
+            step = self._clock.step()
+            slack = max(1.0, 0.02 * self._announced)
+            if step is not None and self.format not in _ROUGH_LENGTHS:
+                least = _LEAST_SLACK_S if self._length_s() is None else 0.0
+                slack = min(slack, max(least, float(step * self.time_base) * 1.5))
+            early = end_s < self._announced - slack
+            problems.truncated |= early and not self._sound_lasts(slack)
 
-    def _sound_lasts(self) -> bool:
+    def _sound_lasts(self, slack: float) -> bool:
         """Whether what was announced is the length of the sound, and the sound is there."""
         sound = self._container.streams.best("audio")
-        if self._stream.duration or self._announced is None or sound is None:
+        if self._length_s() is not None or self._announced is None or sound is None:
             return False
         time_base = exact(sound.time_base, Fraction(1, 90_000))
         late = int((self._announced - 2.0) / time_base)
+        end = int((self._announced - slack) / time_base)
         try:
             self._container.seek(late, stream=sound)
             packets = self._container.demux(sound)
-            return any(p.size and p.pts is not None and p.pts >= late for p in packets)
+            return any(
+                p.size and p.pts is not None and p.pts + (p.duration or 0) >= end for p in packets
+            )
         except (av.FFmpegError, OSError, IndexError):  # IndexError: as in `_packets`
             return False
 
