@@ -12,10 +12,11 @@ Colour is what the file is tagged with. What is not tagged follows one rule, in 
 A recording can be damaged, and can be made to do harm. Damaged packets are skipped and counted, and
 nothing is raised while anything can be decoded. FFmpeg gets the bytes of one file and may open
 nothing else (`_open`), so a playlist that poses as a video cannot make it read other files or the
-network. It reads only the formats that recordings come in (`_FORMATS`), makes no picture larger than
-`MAX_PIXELS`, and is not given an MP4 whose index claims more than a recording holds (`mp4_index`). The level of `av.logging` stays as it is: setting it makes leaving a threaded decoder early
-hang. Decoders thread within a picture only: with a thread a picture, FFmpeg hands out a picture's
-marks of damage before another thread may have found it, and the count differs from pass to pass.
+network. It reads only the formats that recordings come in (`_FORMATS`), makes no picture larger
+than `MAX_PIXELS`, and is given no index that claims more than a recording holds (`mp4_index`). The
+level of `av.logging` stays as it is: setting it makes leaving a threaded decoder early hang.
+Decoders thread within a picture only: with a thread a picture, FFmpeg hands out a picture's marks of
+damage before another thread may have found it, and the count differs from pass to pass.
 
 NVIDIA's decoder, NVDEC, can take the place of FFmpeg's: demuxer, clock, counts and all that is done
 about damage stay the same code. It leaves its pictures on the GPU, as `DeviceFrame`s, while they
@@ -78,6 +79,13 @@ instead of holding a recording."""
 _PROTOCOLS = "none"
 """What FFmpeg may open by a name. No protocol has this one."""
 
+_MAX_TAGS = 10_000
+"""Tags of a Matroska file. FFmpeg compares each with all before it: 100 000 of them, 2 MB, take
+minutes, in which nothing can stop it."""
+
+_SIMPLE_TAG = b"\x67\xc8"
+"""The ID of a tag in Matroska (RFC 9559, 5.1.8.1.2)."""
+
 _READ_BYTES = 1 << 18
 """Bytes that FFmpeg asks the file for at a time."""
 
@@ -110,7 +118,9 @@ _LEAST_SLACK_S = 0.1
 """By how much less than announced a recording of an even clock may last: containers round, and a
 length is often that of the sound, to the end of its packet."""
 
-_ROUGH_LENGTHS = frozenset(("h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "vc1", "h261", "h263"))
+_ROUGH_LENGTHS = frozenset(
+    ("h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "vc1", "h261", "h263")
+)
 """Formats without times, whose length FFmpeg guesses from size and bit rate."""
 
 _SEEK_MARGINS_S = (0, 10, 60)
@@ -199,10 +209,18 @@ class _OneFile:
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed by close()
         self.error: OSError | None = None
         """The last one."""
+        self.watched = b""
+        """What must not come too often while a container is opened; empty where nothing is."""
+        self._watched_seen = 0
 
     def read(self, count: int) -> bytes:
         try:
-            return self._file.read(count)
+            data = self._file.read(count)
+            if self.watched:
+                self._watched_seen += data.count(self.watched)
+                if self._watched_seen > _MAX_TAGS:
+                    raise OSError(f"it has more than {_MAX_TAGS} tags")
+            return data
         except OSError as error:
             self.error = error
             return b""
@@ -269,6 +287,7 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
         )
     file.seek(0, os.SEEK_SET)
     file.error = None  # a bad spot is told where it is in the way
+    file.watched = _SIMPLE_TAG if head.startswith(b"\x1a\x45\xdf\xa3") else b""
     is_mp4 = head[4:8] in (b"ftyp", b"mdat", b"wide", b"free")
     cut_off = (
         f"{shown} holds no video: the index of an MP4 is written last, and it is missing or not "
@@ -289,7 +308,9 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
         )
     except (av.FFmpegError, OSError) as error:
         if file.error is not None:  # the disk's words say more than FFmpeg's
-            advice, reason = "Check the disk.", reason_of(file.error)
+            disk = file.error.errno is not None
+            advice = "Check the disk." if disk else "Write it anew without them."
+            reason = reason_of(file.error)
         elif head.lstrip(b"\xef\xbb\xbf \r\n").startswith((b"#EXTM3U", b"ffconcat", b"v=0")):
             raise VideoOpenError(
                 f"{shown} names other files instead of holding a recording. "
@@ -302,6 +323,7 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
         else:
             advice, reason = "Pass a recording that plays in ffplay.", reason_of(error)
         raise VideoOpenError(f"cannot read {shown} as a video: {reason}. {advice}") from error
+    file.watched = b""
     if is_mp4 and not container.streams:
         container.close()
         raise VideoOpenError(cut_off)
@@ -626,6 +648,7 @@ class VideoSource:
         stream.thread_type = "SLICE"  # see above: damage is told the same in every pass
         stream.codec_context.flags |= _OUTPUT_CORRUPT
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        self._claimed_size = (stream.height, stream.width)  # which a decoder that fails forgets
         self.format = container.format.name
         self.codec = stream.codec_context.codec.canonical_name
         self.video_streams = len(container.streams.video)
@@ -702,7 +725,7 @@ class VideoSource:
             return VideoDecodeError(
                 f"{shown} has a video stream without a single picture. Copy the recording again."
             )
-        height, width = self._stream.height, self._stream.width
+        height, width = self._claimed_size
         if height * width > MAX_PIXELS:
             return VideoDecodeError(
                 f"{shown} has pictures of {width}x{height}; up to {MAX_PIXELS} pixels are decoded, "

@@ -1,34 +1,36 @@
-"""Damages small recordings in every way, and reads each to its end. Nothing may come of it but frames,
-counts of what is wrong, or one clear line.
+"""Damages small recordings in every way, and reads each to its end. Nothing may come of it but
+frames, counts of what is wrong, or one clear line.
 
     python tools/fuzz_decode.py [--count 300] [--seed 0] [--jobs 2] [--keep DIR] [--json FILE]
     python tools/fuzz_decode.py --replay SEED:NUMBER [--keep DIR]
 
-Small videos are made in the containers and codecs that FFmpeg here can write. File NUMBER of SEED is
-always the same one: bits flipped, runs of bytes overwritten, pieces cut off, put in, taken out, doubled
-or swapped, numbers beside the names of boxes and chunks set to hostile values, or two files spliced. It
-is read with `VideoSource`, its sound with `AudioSource`, in a worker process, and fails where
+Small videos are made in the containers and codecs that FFmpeg here can write. File NUMBER of SEED
+is always the same one: bits flipped, runs of bytes overwritten, pieces cut off, put in, taken out,
+doubled or swapped, numbers beside the names of boxes and chunks set to hostile values, or two files
+spliced. It is read with `VideoSource`, its sound with `AudioSource`, in a worker process, and fails
+where
 
-    crashed     the process died
-    hung        it took longer than `--limit` seconds
-    error       anything but a CcdstreamError was raised, or its message is more than one line
-    memory      more than 1.5 GB was held at a time
-    frames      times do not rise, or frames differ in size or time base
-    silent      fewer frames came than of the sound file, and nothing tells of it
+    crashed        the process died
+    hung           it took longer than `--limit` seconds
+    error          anything but a CcdstreamError was raised, or its message is more than one line
+    memory         more than 1.5 GB was held at a time
+    frames differ  times do not rise, or frames differ in size or time base
+    silent         fewer frames came than of the sound file, and nothing tells of it
 
-**Silent** is defined so that it can be held against any file: the frames are fewer than those of the
-file before it was damaged, `Problems` has not one sentence, and the container still announces more
-frames than came, give or take `SLACK`: by its count, or by as many as fit into its length at the pace
-at which they came. Damage that also
-changed what is announced, or a stream that announces nothing, has left nothing to compare with; what of
-it cannot be decoded is counted in `Problems` as every other damage is, but a cut between two pictures
-of such a stream makes a shorter, sound recording.
+**Silent** is defined so that it can be held against any file: the frames are fewer than those of
+the file before it was damaged, `Problems` has not one sentence, and the container still announces
+more frames than came, give or take `SLACK`: by its count, or by as many as fit into its length,
+less `SLACK_S`, at the pace at which they came (one a second where a single one came). Damage that
+also changed what is announced, or a stream that announces nothing, has left nothing to compare
+with; what of it cannot be decoded is counted in `Problems` as all damage is, but a cut between two
+pictures of such a stream makes a shorter, sound recording.
 
 Exit status 1 where a file failed. Out: a table on stdout, all figures as JSON on request.
 """
 
 import argparse
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -59,10 +61,13 @@ MEMORY_MB = 1500
 """Most memory for one file."""
 
 ADDRESS_SPACE = 6 << 30
-"""Bytes that a worker may map, so that a file that takes more costs the worker and not the machine."""
+"""Bytes that a worker may map: a file that takes more costs the worker, and not the machine."""
 
 SLACK = 1
 """Frames: a length times a rate is rounded."""
+
+SLACK_S = 0.1
+"""Seconds: a length is often that of the sound, to the end of its packet."""
 
 SIZE = (64, 80)
 
@@ -168,8 +173,9 @@ def make(kind: Kind, path: Path) -> None:
 
 
 def sources(folder: Path) -> list[Source]:
-    """The sound files of all kinds that can be written here; made in `folder` where not yet there."""
+    """The sound files of all kinds that can be written here; made in `folder` where not there."""
     made = []
+    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 talks
     for kind in KINDS:
         path = folder / kind.name
         if not path.exists():
@@ -256,20 +262,33 @@ def _swap(random: Random, data: bytearray) -> str:
     return f"{a}..{b} and {c}..{d} swapped"
 
 
-_NAMES = (
-    b"ftyp moov mvhd trak tkhd elst mdhd hdlr stsd stts ctts stss stsc stsz stco co64 mdat moof mfhd"
-    b" tfhd tfdt trun sidx trex esds avcC hvcC vpcC av1C pasp colr RIFF LIST hdrl avih strl strh strf"
-    b" vprp movi idx1 00dc 01wb indx OggS FLV DKIF YUV4MPEG2 FRAME BBCD".split()
+_NAMES = b"""
+ftyp moov mvhd trak tkhd elst mdhd hdlr stsd stts ctts stss stsc stsz stco co64 mdat moof mfhd tfhd
+tfdt trun sidx trex esds avcC hvcC vpcC av1C pasp colr RIFF LIST hdrl avih strl strh strf vprp movi
+idx1 00dc 01wb indx OggS FLV DKIF YUV4MPEG2 FRAME BBCD
+""".split()
+_ID_DIGITS = """
+1a45dfa3 18538067 114d9b74 1549a966 2ad7b1 4489 1654ae6b ae d7 83 86 e0 b0 ba 23e383 1f43b675 e7 a3
+a0 a1 9b 1c53bb6b bb b3 b7 1254c367 63a2 000001b3 000001ba 000001e0 00000100 00000167
+3026b2758e66cf11 060e2b34
+"""
+_IDS = tuple(map(bytes.fromhex, _ID_DIGITS.split()))
+"""Of EBML, MPEG, ASF and MXF."""
+_HOSTILE = (
+    0,
+    1,
+    2,
+    0x7F,
+    0x80,
+    0xFF,
+    2**15,
+    2**16 - 1,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**63 - 1,
+    2**63,
 )
-_IDS = tuple(
-    bytes.fromhex(text)
-    for text in (
-        "1a45dfa3 18538067 114d9b74 1549a966 2ad7b1 4489 1654ae6b ae d7 83 86 e0 b0 ba 23e383"
-        " 1f43b675 e7 a3 a0 a1 9b 1c53bb6b bb b3 b7 1254c367 63a2 000001b3 000001ba 000001e0"
-        " 00000100 00000167 3026b2758e66cf11 060e2b34"
-    ).split()
-)
-_HOSTILE = (0, 1, 2, 0x7F, 0x80, 0xFF, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63)
 
 
 def _field(random: Random, data: bytearray) -> str:
@@ -365,9 +384,11 @@ def read(path: Path, expected: int) -> dict[str, Any]:
                     wrong = f"frame {frames} at {frame.pts} follows one at {last}"
                 steps[frame.pts - (last or 0)] += last is not None
                 last = frame.pts
-            if announced is not None and not source.format.startswith(("mov", "avi")) and +steps:
-                pace_s = float(steps.most_common(1)[0][0] * source.time_base)
-                announced = min(announced, round((source.duration_s or 0.0) / pace_s))
+            if announced is not None and not wrong and not source.format.startswith(("mov", "avi")):
+                usual = (+steps).most_common(1)
+                pace_s = float(usual[0][0] * source.time_base) if usual else 1.0
+                length_s = max(0.0, (source.duration_s or 0.0) - SLACK_S)
+                announced = min(announced, round(length_s / pace_s))
             told = source.problems.sentences()
         with AudioSource(path) as sound:
             for _ in sound:
@@ -514,7 +535,9 @@ def _line(seed: int, outcome: Outcome) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
