@@ -15,8 +15,8 @@ nothing else (`_open`), so a playlist that poses as a video cannot make it read 
 network. It reads only the formats that recordings come in (`_FORMATS`), makes no picture larger
 than `MAX_PIXELS`, and is given no index that claims more than a recording holds (`mp4_index`). The
 level of `av.logging` stays as it is: setting it makes leaving a threaded decoder early hang.
-Decoders thread within a picture only: with a thread a picture, FFmpeg hands out a picture's marks of
-damage before another thread may have found it, and the count differs from pass to pass.
+Decoders thread within a picture only: with a thread a picture, FFmpeg hands out a picture's marks
+of damage before another thread may have found it, and the count differs from pass to pass.
 
 NVIDIA's decoder, NVDEC, can take the place of FFmpeg's: demuxer, clock, counts and all that is done
 about damage stay the same code. It leaves its pictures on the GPU, as `DeviceFrame`s, while they

@@ -36,7 +36,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -172,6 +173,20 @@ def make(kind: Kind, path: Path) -> None:
             container.mux(sound.encode(None))
 
 
+@contextmanager
+def _usual_priority() -> Iterator[None]:
+    """Undo what SVT-AV1 does for root: it gives the thread that opens it, and the workers that this
+    starts later, priority over every other program."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
 def sources(folder: Path) -> list[Source]:
     """The sound files of all kinds that can be written here; made in `folder` where not there."""
     made = []
@@ -180,7 +195,8 @@ def sources(folder: Path) -> list[Source]:
         path = folder / kind.name
         if not path.exists():
             try:
-                make(kind, path)
+                with _usual_priority():
+                    make(kind, path)
             except (av.FFmpegError, ValueError):  # this build has no such encoder
                 path.write_bytes(b"")
         if path.stat().st_size:
