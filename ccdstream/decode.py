@@ -12,9 +12,11 @@ Colour is what the file is tagged with. What is not tagged follows one rule, in 
 A recording can be damaged, and can be made to do harm. Damaged packets are skipped and counted, and
 nothing is raised while anything can be decoded. FFmpeg gets the bytes of one file and may open
 nothing else (`_open`), so a playlist that poses as a video cannot make it read other files or the
-network. The level of `av.logging` stays as it is: setting it makes leaving a threaded decoder early
-hang. Decoders thread within a picture only: with a thread a picture, FFmpeg hands out a picture's
-marks of damage before another thread may have found it, and the count differs from pass to pass.
+network. It reads only the formats that recordings come in (`_FORMATS`), makes no picture larger
+than `MAX_PIXELS`, and is given no index that claims more than a recording holds (`mp4_index`). The
+level of `av.logging` stays as it is: setting it makes leaving a threaded decoder early hang.
+Decoders thread within a picture only: with a thread a picture, FFmpeg hands out a picture's marks
+of damage before another thread may have found it, and the count differs from pass to pass.
 
 NVIDIA's decoder, NVDEC, can take the place of FFmpeg's: demuxer, clock, counts and all that is done
 about damage stay the same code. It leaves its pictures on the GPU, as `DeviceFrame`s, while they
@@ -25,6 +27,7 @@ of damage inside a picture, so `Problems.corrupt_frames` can be lower with it.
 
 import errno
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
@@ -49,7 +52,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from ccdstream import nv12
+from ccdstream import mp4_index, nv12
 from ccdstream.errors import EngineError, VideoDecodeError, VideoOpenError, reason_of, show_path
 from ccdstream.frames import Colour, DeviceFrame, Frame
 from ccdstream.picture import (
@@ -64,14 +67,26 @@ from ccdstream.picture import (
     exact,
 )
 
-_REFERRING = (
-    *("concat", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", "vobsub"),
-    *("webm_dash_manifest", "avisynth", "vapoursynth", "lavfi"),
+_FORMATS = (
+    *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flv", "live_flv", "ogg", "nut"),
+    *("mpegts", "mpeg", "mxf", "gxf", "wtv", "rm", "dhav"),
+    *("h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "mjpeg_2000", "mpjpeg", "dv", "vc1"),
+    *("h261", "h263", "av1", "obu", "ivf", "dirac", "dnxhd", "yuv4mpegpipe"),
+    *("gif", "apng", "jpeg_pipe", "png_pipe"),
 )
-"""Formats that name other files, hosts or scripts instead of holding a recording."""
+"""What recordings come in: FFmpeg's names, as a whole. The other three hundred, of games, of sound
+and of subtitles, are not there to be attacked; nor is any that names other files, hosts or scripts
+instead of holding a recording."""
 
 _PROTOCOLS = "none"
 """What FFmpeg may open by a name. No protocol has this one."""
+
+_MAX_TAGS = 10_000
+"""Tags of a Matroska file. FFmpeg compares each with all before it: 100 000 of them, 2 MB, take
+minutes, in which nothing can stop it."""
+
+_SIMPLE_TAG = b"\x67\xc8"
+"""The ID of a tag in Matroska (RFC 9559, 5.1.8.1.2)."""
 
 _READ_BYTES = 1 << 18
 """Bytes that FFmpeg asks the file for at a time."""
@@ -106,6 +121,15 @@ _OF_THE_FILE = frozenset((
     *("rotate", "timecode", "number_of_frames", "number_of_bytes", "bps"),
 ))  # fmt: skip
 """Metadata about how the file is written, in small letters: not true of another file."""
+
+_LEAST_SLACK_S = 0.1
+"""By how much less than announced a recording of an even clock may last: containers round, and a
+length is often that of the sound, to the end of its packet."""
+
+_ROUGH_LENGTHS = frozenset(
+    ("h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "vc1", "h261", "h263")
+)
+"""Formats without times, whose length FFmpeg guesses from size and bit rate."""
 
 _SEEK_MARGINS_S = (0, 10, 60)
 """How long before the wanted time to look for a keyframe, one after the other."""
@@ -193,10 +217,18 @@ class _OneFile:
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed by close()
         self.error: OSError | None = None
         """The last one."""
+        self.watched = b""
+        """What must not come too often while a container is opened; empty where nothing is."""
+        self._watched_seen = 0
 
     def read(self, count: int) -> bytes:
         try:
-            return self._file.read(count)
+            data = self._file.read(count)
+            if self.watched:
+                self._watched_seen += data.count(self.watched)
+                if self._watched_seen > _MAX_TAGS:
+                    raise OSError(f"it has more than {_MAX_TAGS} tags")
+            return data
         except OSError as error:
             self.error = error
             return b""
@@ -226,8 +258,8 @@ def _open(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputContainer, _
     Its video is decoded by `hwaccel`, or by FFmpeg's own decoder where there is none.
 
     FFmpeg never sees the name: it reads through a file object, and may open nothing by a name
-    (`_PROTOCOLS`). So no format can make it open anything else, whichever formats future versions
-    add. The formats that would try are refused on top.
+    (`_PROTOCOLS`). So no format can make it open anything else, and those that would try are not
+    among `_FORMATS`.
 
     Raises:
         VideoOpenError: it is no readable file, or no recording, or `hwaccel` cannot be used.
@@ -255,7 +287,15 @@ def _open(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputContainer, _
 
 def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputContainer:
     head = file.read(64)
+    excess = mp4_index.excess_of(file, max(0, file.seek(0, os.SEEK_END)))
+    if excess:
+        raise VideoOpenError(
+            f"{shown} is refused: its index claims {excess}. The file is damaged, or made to harm: "
+            "copy it again."
+        )
     file.seek(0, os.SEEK_SET)
+    file.error = None  # a bad spot is told where it is in the way
+    file.watched = _SIMPLE_TAG if head.startswith(b"\x1a\x45\xdf\xa3") else b""
     is_mp4 = head[4:8] in (b"ftyp", b"mdat", b"wide", b"free")
     cut_off = (
         f"{shown} holds no video: the index of an MP4 is written last, and it is missing or not "
@@ -267,7 +307,7 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
             mode="r",
             options={
                 "protocol_whitelist": _PROTOCOLS,
-                "format_whitelist": ",".join(av.formats_available.difference(_REFERRING)),
+                "format_whitelist": ",".join(_FORMATS),
                 "max_pixels": str(MAX_PIXELS),
             },
             buffer_size=_READ_BYTES,
@@ -276,7 +316,9 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
         )
     except (av.FFmpegError, OSError) as error:
         if file.error is not None:  # the disk's words say more than FFmpeg's
-            advice, reason = "Check the disk.", reason_of(file.error)
+            disk = file.error.errno is not None
+            advice = "Check the disk." if disk else "Write it anew without them."
+            reason = reason_of(file.error)
         elif head.lstrip(b"\xef\xbb\xbf \r\n").startswith((b"#EXTM3U", b"ffconcat", b"v=0")):
             raise VideoOpenError(
                 f"{shown} names other files instead of holding a recording. "
@@ -284,9 +326,12 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
             ) from error
         elif is_mp4:
             raise VideoOpenError(cut_off) from error
+        elif isinstance(error, ValueError):  # EINVAL, of a format that is not among `_FORMATS`
+            advice, reason = "Convert it to MP4 first.", "its format is none of a recording"
         else:
             advice, reason = "Pass a recording that plays in ffplay.", reason_of(error)
         raise VideoOpenError(f"cannot read {shown} as a video: {reason}. {advice}") from error
+    file.watched = b""
     if is_mp4 and not container.streams:
         container.close()
         raise VideoOpenError(cut_off)
@@ -396,17 +441,31 @@ class _Clock:
         self._shift = last + self.duration - pts
         return last + self.duration
 
-    def missing(self) -> int:
-        """Frames that would fill the gaps, where the clock is otherwise even; 0 where it is not.
+    def step(self) -> int | None:
+        """Ticks from frame to frame, where the clock is even; None where it is not.
 
-        Even means that nine steps in ten are the commonest one, give or take a tenth or a tick.
+        Even means that nine steps in ten are the commonest one, give or take a tenth or a tick. Two
+        in three are enough where that one is the container's own rate, and the others are whole
+        numbers of it and no pauses: so a recording looks of which much is lost.
         """
         if not self._steps:
-            return 0
+            return None
         usual, _ = self._steps.most_common(1)[0]
         slack = max(1, usual // 10)
         even = sum(n for step, n in self._steps.items() if abs(step - usual) <= slack)
-        if even < 0.9 * self._steps.total():
+        if even >= 0.9 * self._steps.total():
+            return usual
+        by_rate = abs(usual - self._interval) <= slack and even * 3 >= self._steps.total() * 2
+        whole = all(
+            step <= self._glitch and abs(step - usual * round(step / usual)) <= slack
+            for step in self._steps
+        )
+        return usual if by_rate and whole else None
+
+    def missing(self) -> int:
+        """Frames that would fill the gaps, where the clock is otherwise even; 0 where it is not."""
+        usual = self.step()
+        if usual is None:
             return 0
         return sum(
             n * (round(step / usual) - 1) for step, n in self._steps.items() if step > 1.5 * usual
@@ -623,6 +682,7 @@ class VideoSource:
         stream.codec_context.thread_count = 1
         stream.codec_context.flags |= _OUTPUT_CORRUPT
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        self._claimed_size = (stream.height, stream.width)  # which a decoder that fails forgets
         self.format = container.format.name
         self.codec = stream.codec_context.codec.canonical_name
         self.video_streams = len(container.streams.video)
@@ -660,8 +720,9 @@ class VideoSource:
 
     def _announced_end(self) -> float | None:
         """Where the container says that the video ends, in seconds; None where it does not."""
-        if self._stream.duration:
-            return float((self._start + self._stream.duration) * self.time_base)
+        length_s = self._length_s()
+        if length_s is not None:
+            return self.start_time_s + length_s
         length_s = (self._container.duration or 0) / 1e6
         start_s = (self._container.start_time or 0) / 1e6
         if not length_s:
@@ -669,6 +730,21 @@ class VideoSource:
         if self.format.startswith("matroska") and length_s > start_s:
             return length_s  # FFmpeg writes the end there, whenever the recording starts
         return start_s + length_s
+
+    def _length_s(self) -> float | None:
+        """How long the video itself lasts, as the container says; None where it does not.
+
+        Matroska says only how long the longest stream lasts, and FFmpeg and mkvmerge say more in a
+        tag: the time of the end, such as 00:00:01.600000000.
+        """
+        if self._stream.duration:
+            return float(self._stream.duration * self.time_base)
+        told = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", self._stream.metadata.get("DURATION", ""))
+        if told is None:
+            return None
+        hours, minutes, seconds = map(float, told.groups())
+        length_s = 3600 * hours + 60 * minutes + seconds - self.start_time_s
+        return length_s if length_s > 0 else None
 
     def _nothing(self) -> VideoOpenError | VideoDecodeError:
         """Why there is not one frame."""
@@ -688,6 +764,12 @@ class VideoSource:
         if self._packets_shown == 0:
             return VideoDecodeError(
                 f"{shown} has a video stream without a single picture. Copy the recording again."
+            )
+        height, width = self._claimed_size
+        if height * width > MAX_PIXELS:
+            return VideoDecodeError(
+                f"{shown} has pictures of {width}x{height}; up to {MAX_PIXELS} pixels are decoded, "
+                "such as 4096x2304. Scale the recording down first."
             )
         return VideoDecodeError(
             f"nothing in {shown} can be decoded: {self._packets_shown} packets of {self.codec} "
@@ -968,26 +1050,34 @@ class VideoSource:
         if self.codec != "vp8" and not self._sought:  # VP8 has packets that are never shown
             problems.skipped_frames = max(0, shown - self._pictures)
         problems.missing_frames = max(0, self._clock.missing() - problems.skipped_frames)
-        if whole and self.format.startswith("mov") and self._stream.frames:
+        if whole and self.format.startswith(("mov", "avi")) and self._stream.frames:
             absent = self._stream.frames - self._packets_read
             problems.missing_frames = max(problems.missing_frames, absent)
         last = self._clock.last
         if last is not None and self._announced is not None:
             end_s = float((last + self._clock.duration) * self.time_base)
-            early = end_s < self._announced - max(1.0, 0.02 * self._announced)
-            problems.truncated |= early and not self._sound_lasts()
+            step = self._clock.step()
+            slack = max(1.0, 0.02 * self._announced)
+            if step is not None and self.format not in _ROUGH_LENGTHS:
+                least = _LEAST_SLACK_S if self._length_s() is None else 0.0
+                slack = min(slack, max(least, float(step * self.time_base) * 1.5))
+            early = end_s < self._announced - slack
+            problems.truncated |= early and not self._sound_lasts(slack)
 
-    def _sound_lasts(self) -> bool:
+    def _sound_lasts(self, slack: float) -> bool:
         """Whether what was announced is the length of the sound, and the sound is there."""
         sound = self._container.streams.best("audio")
-        if self._stream.duration or self._announced is None or sound is None:
+        if self._length_s() is not None or self._announced is None or sound is None:
             return False
         time_base = exact(sound.time_base, Fraction(1, 90_000))
         late = int((self._announced - 2.0) / time_base)
+        end = int((self._announced - slack) / time_base)
         try:
             self._container.seek(late, stream=sound)
             packets = self._container.demux(sound)
-            return any(p.size and p.pts is not None and p.pts >= late for p in packets)
+            return any(
+                p.size and p.pts is not None and p.pts + (p.duration or 0) >= end for p in packets
+            )
         except (av.FFmpegError, OSError, IndexError):  # IndexError: as in `_packets`
             return False
 

@@ -257,7 +257,7 @@ def test_a_script_that_poses_as_a_video_opens_nothing_else(
         with av.open(str(path)) as followed:
             assert followed.streams.video, "FFmpeg would not follow it: this test tests nothing"
     if locks == "protocols-alone":
-        monkeypatch.setattr(decode, "_REFERRING", ())
+        monkeypatch.setattr(decode, "_FORMATS", (*decode._FORMATS, "hls", "concat", "sdp"))
     if locks == "formats-alone":
         monkeypatch.setattr(decode, "_PROTOCOLS", "file,crypto,udp,rtp")
     monkeypatch.chdir(tmp_path)
