@@ -56,6 +56,7 @@ ONLY = {
     "starlette": {"ccdstream.live.serve"},
     "websockets": set(),  # uvicorn's, for the page
     "prometheus_client": {"ccdstream.live.metrics"},
+    "ray": {"ccdstream.cluster"},
     "openvino": {"ccdstream.engine.openvino"},
     "onnxruntime": {"ccdstream.engine.onnxruntime", "ccdstream.engine.precision"},
     "tensorrt": {"ccdstream.engine.tensorrt"},
@@ -139,6 +140,17 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_ray_is_loaded_only_where_a_cluster_is_joined() -> None:
+    code = (
+        "import sys, ccdstream.cli, ccdstream.batch, ccdstream.cluster;"
+        "ccdstream.cluster.deal([ccdstream.cluster.Room('1', 'a', 2, 0)], 1,"
+        " device='auto', per_gpu=2);"
+        "print('ray' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
 
 
 def test_the_page_loads_its_server_only_when_it_is_served() -> None:
