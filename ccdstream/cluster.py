@@ -266,13 +266,14 @@ def deal(
     most = {room: number for room, number in most.items() if number}
     if not most:
         raise EngineError("no node of the cluster offers a CPU. Start Ray there with --num-cpus.")
-    usual = sum(most.values()) if on_gpu else len(most)
-    taken: Counter[Room] = Counter(() if on_gpu or jobs is not None else most)
-    order = list(taken)
-    while len(order) < min(jobs or usual, sum(most.values())):
+    order = [] if on_gpu or jobs is not None else list(most)
+    taken = Counter(order)
+    room_for = sum(most.values())
+    number = min(jobs or len(order) or room_for, room_for)
+    while len(order) < number:
         best = max(
             (room for room in most if taken[room] < most[room]),
-            key=lambda room: most[room] / (taken[room] + 1),
+            key=lambda room: (most[room] / (taken[room] + 1), -taken[room]),
         )
         order.append(best)
         taken[best] += 1
