@@ -26,6 +26,7 @@ from ccdstream.batch import Away
 from ccdstream.cluster import Cluster, Room, deal
 from ccdstream.errors import CcdstreamError, ConfigError, EngineError
 from ccdstream.report.files import Lock
+from ccdstream.workers import Lost, Ready
 from tests.bundles import write_toy_bundle
 from tests.commands import ROOT, bright_between, ccdstream, everything_in, refusal, results_of
 from tests.commands import start as start_here
@@ -121,6 +122,90 @@ def test_a_node_that_could_not_leave_the_same_results_says_why(tmp_path: Path) -
         away(lock).check()
 
 
+# -- what a loss means ----------------------------------------------------------------------------
+
+
+class OneTask:
+    """A worker whose node is as the test says."""
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat, self.task = seat, None
+        self.began = False
+
+    def give(self, task: Any) -> None:
+        self.task = task
+
+    def stop(self) -> None: ...
+
+
+class Losing(Cluster):
+    """A cluster without Ray, whose nodes are lost as soon as they are at work, or open the model."""
+
+    def __init__(self, nodes: str, opens: bool = True) -> None:
+        self.alive = []
+        self.nodes, self.opens = nodes, opens
+
+    def __enter__(self) -> "Losing":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def seats(self, jobs: int | None, **_: Any) -> Any:
+        return deal([Room(n, n, 1, 0) for n in self.nodes], jobs, device="cpu", per_gpu=2)
+
+    def has(self, seat: Seat) -> bool:
+        return True
+
+    def add(self, setup: Any, seat: Seat) -> Any:
+        self.alive.append(OneTask(seat))  # type: ignore[arg-type]
+        return self.alive[-1]
+
+    def events(self) -> Iterator[Any]:
+        for worker in list(self.alive):
+            if self.opens and worker.task is None:
+                yield worker, Ready(Opened("toy", "cpu"))
+            else:
+                self.alive.remove(worker)
+                yield worker, Lost(f"the node {worker.seat.node} was lost")
+
+
+def batch_on(cluster: Cluster, folder: Path, **options: Any) -> tuple[Any, Heard]:
+    model = write_toy_bundle(folder / "toy")
+    (folder / "a.mp4").touch()
+    heard = Heard()
+    ledger = run_batch(
+        find_jobs([folder / "a.mp4"], folder / "out", recursive=False),
+        Wanted(model, RunOptions()),
+        Opens(folder / "toy", "deadly"),
+        watcher=heard,
+        stopped=lambda: False,
+        cluster=cluster,
+        **{"jobs": None, **options},
+    )
+    return ledger.entries[0], heard
+
+
+@pytest.mark.parametrize("jobs", [None, 1])
+@pytest.mark.parametrize("names", ["a", "ab", "abcd"])
+def test_a_recording_whose_nodes_are_all_lost_is_tried_three_times(
+    tmp_path: Path, names: str, jobs: int | None
+) -> None:
+    entry, heard = batch_on(Losing(names), tmp_path, jobs=jobs)
+    assert (entry.status, entry.tries) == (Status.crashed, 3)
+    assert entry.reason.endswith("was lost, as with each of 3 tries")
+    assert [warning[-3:] for warning in heard.warnings] == ["ost", "ost"]
+    assert record_of(tmp_path / "out")["inputs"][0]["tries"] == 3
+
+
+def test_a_cluster_that_cannot_open_the_model_names_its_last_node(tmp_path: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        batch_on(Losing("ab", opens=False), tmp_path)
+    last = str(caught.value)
+    assert last in [
+        f"no node of the cluster can analyse. {n}: the node {n} was lost" for n in ("a", "b")
+    ]
+
+
 # -- without a cluster ----------------------------------------------------------------------------
 
 
@@ -208,12 +293,14 @@ class Nodes:
         """Start a node."""
         assert self.starter.stdin is not None and self.starter.stdout is not None
         print(name, file=self.starter.stdin, flush=True)
+        said = ""
         for line in self.starter.stdout:
+            said += line
             if line.startswith("started "):
                 _, self.address, raylet = line.split()
                 self.raylets[name] = int(raylet)
                 return
-        pytest.fail(f"the node {name} does not start")
+        pytest.fail(f"the node {name} does not start: {said}")
 
     def kill(self, name: str) -> None:
         """Take a node away at once, with every process on it."""
@@ -229,7 +316,7 @@ def some_nodes(*names: str) -> Iterator[Nodes]:
     folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
     (folder / "ray").mkdir()
     command = [sys.executable, "-c", NODES]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     environment = environment_of(folder)
     try:
         with subprocess.Popen(command, text=True, env=environment, **pipes) as starter:
@@ -285,7 +372,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recording whose alert closes early, and that then goes on for a while."""
-    return bright_between(tmp_path_factory.mktemp("long") / "long.mp4", 5, 49, 900)
+    return bright_between(tmp_path_factory.mktemp("long") / "long.mp4", 5, 49, 400)
 
 
 @pytest.fixture
@@ -357,7 +444,8 @@ def test_a_node_that_is_killed_costs_no_recording(
     (here / "long").mkdir()
     for name in ("k", "l"):
         shutil.copy(long, here / f"long/{name}.mp4")
-    with start(nodes, shelf, "long", "-o", "out", "--json", "--jobs", "3") as process:
+    arguments = ("long", "--video", "none", "-o")
+    with start(nodes, shelf, *arguments, "out", "--json", "--jobs", "3") as process:
         at_work = wait_for_alerts(process, 2)
         assert sorted(at_work) == ["k.mp4", "l.mp4"]
         [lost] = [name for name, node in nodes_used(here / "out").items() if node == "three"]
@@ -369,7 +457,7 @@ def test_a_node_that_is_killed_costs_no_recording(
         name: 1 + (name == lost) for name in at_work
     }
     assert "three" not in nodes_used(here / "out").values()
-    undisturbed = ccdstream("run", "long", "-o", "undisturbed", "--model", shelf / "toy")
+    undisturbed = ccdstream("run", *arguments, "undisturbed", "--model", shelf / "toy")
     assert undisturbed.exit_code == 0
     assert final(here / "out") == final(here / "undisturbed")
 
@@ -404,6 +492,8 @@ def test_on_a_cluster_too_a_crash_costs_its_recording_alone(
 ) -> None:
     shown = partial(bright, 220)
     make_video(here / "in/a.mp4", size=(96, 128), picture_of=shown)
+    for name in ("b", "c"):  # of which it does not die
+        bright_between(here / f"in/{name}.mp4", -1, -1, 12)
     command = [sys.executable, "-c", CRASH, nodes.address, str(shelf / "toy")]
     environment = environment_of(nodes.folder)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=270)
@@ -429,7 +519,7 @@ def test_a_signal_ends_the_inputs_on_every_node(
 ) -> None:
     for name in ("k", "l"):
         shutil.copy(long, here / f"{name}.mp4")
-    arguments = ("k.mp4", "l.mp4", "in/a.mp4", "-o", "out", "--json")
+    arguments = ("k.mp4", "l.mp4", "in/a.mp4", "-o", "out", "--json", "--video", "none")
     with start(nodes, shelf, *arguments) as process:
         wait_for_alerts(process, 2)
         assert sorted(filter(None, nodes_used(here / "out").values())) == ["one", "two"]
@@ -442,7 +532,8 @@ def test_a_signal_ends_the_inputs_on_every_node(
         "l.mp4": "interrupted",
         "in/a.mp4": "not_begun",
     }
-    assert everything_in(here / "out") == results_of("k") | results_of("l") | {"batch.json"}
+    expected = results_of("k", video=False) | results_of("l", video=False) | {"batch.json"}
+    assert everything_in(here / "out") == expected
     wait_until(lambda: not workers_of(nodes))
 
 
