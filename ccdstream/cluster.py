@@ -131,8 +131,9 @@ class Cluster:
             )
         except (OSError, RuntimeError, ValueError) as error:
             where = "here" if self._address == "auto" else f"at {self._address}"
+            why = "none runs." if isinstance(error, ConnectionError) else _first_line(error)
             raise EngineError(
-                f"no Ray cluster can be joined {where}: {_first_line(error)} "
+                f"no Ray cluster can be joined {where}: {why} "
                 "Start Ray on this machine with ray start, with the versions of Python and Ray "
                 "that the cluster has."
             ) from error

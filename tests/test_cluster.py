@@ -22,15 +22,16 @@ from typing import Any
 import pytest
 
 from ccdstream import __version__
-from ccdstream.batch import Away
-from ccdstream.cluster import Cluster, Room, deal
+from ccdstream.batch import Away, Opened, Status, Wanted, find_jobs, run_batch
+from ccdstream.cluster import Cluster, Room, Seat, deal
 from ccdstream.errors import CcdstreamError, ConfigError, EngineError
+from ccdstream.recording import RunOptions
 from ccdstream.report.files import Lock
 from ccdstream.workers import Lost, Ready
 from tests.bundles import write_toy_bundle
 from tests.commands import ROOT, bright_between, ccdstream, everything_in, refusal, results_of
 from tests.commands import start as start_here
-from tests.test_batch import bright, final, record_of, statuses
+from tests.test_batch import Heard, Opens, bright, final, record_of, statuses
 from tests.test_workers import is_zombie, wait_until
 from tests.videos import make_video
 
@@ -139,7 +140,7 @@ class OneTask:
 
 
 class Losing(Cluster):
-    """A cluster without Ray, whose nodes are lost as soon as they are at work, or open the model."""
+    """A cluster without Ray whose nodes are lost once they are at work, or open the model."""
 
     def __init__(self, nodes: str, opens: bool = True) -> None:
         self.alive = []
