@@ -500,7 +500,7 @@ def _summary(ledger: "Ledger") -> list[str]:
     lines = []
     rows = [entry for entry in ledger.entries if entry.status != "already_done"]
     if rows:
-        width = max(len(show_path(entry.node or "")) for entry in rows)
+        width = max(len(show_path(entry.node)) if entry.node else 0 for entry in rows)
         width = max(width, len("node")) + 2 if width else 0  # without a cluster there is none
         node = "node" if width else ""
         lines.append(f"status       frames  alerts  seconds  {node:{width}s}recording")
