@@ -860,7 +860,7 @@ class Away:
 
     def job(self, job: Job) -> Job:
         """`job` with absolute paths."""
-        files = OutputFiles(self.base / job.files.folder, job.files.stem)
+        files = replace(job.files, folder=self.base / job.files.folder)
         return replace(job, path=self.base / job.path, files=files)
 
 
