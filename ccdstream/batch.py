@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from ccdstream import NOTICE, __version__
 from ccdstream.bundle import Bundle
+from ccdstream.cluster import Cluster, ClusterWorker, Seat
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import CcdstreamError, EngineError, OutputError, VideoOpenError, show_path
 from ccdstream.pseudonym import Alias
@@ -26,9 +27,21 @@ from ccdstream.recording import OutputFiles, Progress, RunOptions, RunResult, is
 from ccdstream.report.alerts import alert_record
 from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
 from ccdstream.report.audit import write_audit
-from ccdstream.report.files import Lock, refuse_existing, sweep
+from ccdstream.report.files import Lock, is_locked, lock_path, refuse_existing, sweep
 from ccdstream.videos import VIDEO_NAME
-from ccdstream.workers import Died, Done, Raised, Ready, Stopped, Tell, Told, Work, Worker, Workers
+from ccdstream.workers import (
+    Died,
+    Done,
+    Lost,
+    Raised,
+    Ready,
+    Stopped,
+    Tell,
+    Told,
+    Work,
+    Worker,
+    Workers,
+)
 
 SCHEMA = "ccdstream.batch/1"
 
@@ -48,8 +61,15 @@ JOBS_PER_GPU = 2
 """Recordings at a time on a GPU, so that one is at work while another is opened, or its last frames
 are written. More would share the same decoder. Reasoned, not measured."""
 
+TRIES = 3
+"""How often a recording is begun whose node is lost: it may be what takes the node down."""
+
 _PROGRESS_EVERY_S = 0.1
 """Between what a worker tells of how far it is."""
+
+_LET_GO_S = 120.0
+"""How long what a lost node had locked may stay so. Processes are gone within seconds; a server of
+files waits longer before it takes a machine for dead, NFS 90 s."""
 
 
 # -- which recordings there are -------------------------------------------------------------------
@@ -322,6 +342,10 @@ class Entry:
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float | None = None
     """How long it was at work; None where it was not."""
+    node: str | None = None
+    """Of a cluster, where it was last begun."""
+    tries: int = 0
+    """How often it was begun; more than once where a node was lost."""
 
     def take_in(self, job: Job) -> None:
         """Take outputs and counts from what the run left."""
@@ -390,6 +414,8 @@ class Ledger:
             "outputs": entry.outputs,
             "counts": entry.counts,
             "seconds": entry.seconds,
+            "node": entry.node,
+            "tries": entry.tries,
         }
 
 
@@ -405,6 +431,8 @@ class Place:
     """Of a CPU; None for all."""
     first: bool = True
     """Whether it is the first worker, which says what there is to say."""
+    seat: Seat | None = None
+    """On a node of a cluster."""
 
 
 OpenModel = Callable[[Place], tuple[Bundle, SelectedEngine]]
@@ -450,11 +478,14 @@ def run_batch(
     watcher: Watcher,
     stopped: Callable[[], bool],
     gpus: Callable[[], int] = lambda: 1,
+    cluster: Cluster | None = None,
 ) -> Ledger:
     """Do the jobs that are not done already, each in one of a few worker processes.
 
     Args:
         jobs: recordings at a time; None for 1 on a CPU and `JOBS_PER_GPU` on each GPU.
+        cluster: where the workers are; None for this machine. What was at work on a node that is
+            lost is begun again on another, `TRIES` times in all.
         stopped: once it says so, open jobs are finished with what they have, and no other begins.
         gpus: how many GPUs there are, asked where one is used.
 
@@ -473,7 +504,7 @@ def run_batch(
         f"another run is at work in {show_path(found.output)}. "
         "Wait for it, or choose another --output."
     )
-    with Lock(found.output / ".ccdstream.lock", busy):
+    with Lock(batch_lock(found.output), busy):
         for folder in sorted({job.files.folder for job in found.jobs}):
             sweep(folder)
         ledger = Ledger(found.output, wanted, [
@@ -488,7 +519,7 @@ def run_batch(
                 watcher.ended(entry, None)
         ledger.write()  # before any work: it shows that the folder can be written
         try:
-            _Batch(ledger, open_model, watcher, jobs, gpus, stopped).run()
+            _Batch(ledger, open_model, watcher, jobs, gpus, stopped, cluster).run()
         finally:
             ledger.ended = True
             for entry in ledger.entries:
@@ -496,6 +527,11 @@ def run_batch(
                     entry.status, entry.reason = Status.not_begun, "given up: nothing of it is left"
             ledger.write()
     return ledger
+
+
+def batch_lock(output: Path) -> Path:
+    """What a batch holds while it is at work in `output`."""
+    return output / ".ccdstream.lock"
 
 
 def _look(entry: Entry, job: Job, wanted: Wanted) -> None:
@@ -516,6 +552,9 @@ def _look(entry: Entry, job: Job, wanted: Wanted) -> None:
         entry.take_in(job)
 
 
+AnyWorker = Worker | ClusterWorker
+
+
 class _Batch:
     """The jobs of a batch on their way through the workers."""
 
@@ -527,6 +566,7 @@ class _Batch:
         jobs: int | None,
         gpus: Callable[[], int],
         stopped: Callable[[], bool],
+        cluster: Cluster | None,
     ) -> None:
         self._ledger = ledger
         self._open_model = open_model
@@ -536,19 +576,23 @@ class _Batch:
         self._stopped = stopped
         self._waiting = deque(e for e in ledger.entries if e.status is Status.not_begun)
         self._options = ledger.wanted.options
-        self._began: dict[Worker, float] = {}
-        self._places: dict[Worker, Place] = {}
+        self._cluster = cluster
+        self._workers: Workers | Cluster = cluster or Workers()
+        self._began: dict[AnyWorker, float] = {}
+        self._places: dict[AnyWorker, Place] = {}
+        self._idle: set[AnyWorker] = set()  # could do a task
+        self._spare: deque[Seat] = deque()
+        self._losses: Counter[Seat] = Counter()
         self._opened: Opened | None = None
         self._stopping = False
-        self._left_out: set[int] = set()  # GPUs
+        self._left_out: set[str] = set()
 
     def run(self) -> None:
         """Do all that wait, or those that are begun until the caller says that it is enough."""
         if not self._waiting:
             return
-        threads = _share_of_cores(min(self._jobs or 1, len(self._waiting)))
-        with Workers() as self._workers:
-            self._start(Place(threads=threads))
+        with self._workers:
+            self._begin()
             while self._began or (self._workers.alive and self._waiting and not self._stopped()):
                 if self._stopped() and not self._stopping:
                     self._stopping = True
@@ -557,11 +601,48 @@ class _Batch:
                         worker.stop()
                 for worker, event in self._workers.events():
                     self._take_in(worker, event)
+        while self._waiting and not self._stopped():
+            entry = self._waiting.popleft()
+            entry.status, entry.reason = Status.failed, "no worker was left to analyse it"
+            self._watcher.ended(entry, None)
+
+    def _begin(self) -> None:
+        if self._cluster is None:
+            threads = _share_of_cores(min(self._jobs or 1, len(self._waiting)))
+            self._start(Place(threads=threads))
+            return
+        number = len(self._waiting)
+        seats, spare = self._cluster.seats(
+            None if self._jobs is None else min(self._jobs, number),
+            device=self._ledger.wanted.device,
+            per_gpu=JOBS_PER_GPU,
+        )
+        self._spare.extend([*seats[number:], *spare])
+        for seat in seats[:number]:
+            self._sit(seat)
+
+    def _sit(self, seat: Seat) -> None:
+        """Start a worker on a node. Ray shows it no GPU but its own, so that is number 0."""
+        self._start(Place(threads=None if seat.gpus else seat.cpus, first=False, seat=seat))
 
     def _start(self, place: Place) -> None:
-        self._places[self._workers.add(_Setup(self._open_model, self._options, place))] = place
+        setup = _Setup(self._open_model, self._options, place)
+        worker: AnyWorker
+        if isinstance(self._workers, Cluster):
+            assert place.seat is not None, "every place of a cluster is on a node"
+            away = Away(
+                base=Path.cwd(),
+                lock=Path(os.path.abspath(batch_lock(self._ledger.output))),
+                version=__version__,
+                model=self._ledger.wanted.bundle.model_id,
+                command=tuple(sys.argv[1:]),
+            )
+            worker = self._workers.add(replace(setup, away=away), place.seat)
+        else:
+            worker = self._workers.add(setup)
+        self._places[worker] = place
 
-    def _take_in(self, worker: Worker, event: Any) -> None:
+    def _take_in(self, worker: AnyWorker, event: Any) -> None:
         if worker.task is None:
             self._take_in_idle(worker, event)
             return
@@ -579,9 +660,11 @@ class _Batch:
                 if event.error is None:
                     self._watcher.warn(event.trace.rstrip())
                 reason = str(event.error or f"a bug: {event.trace.strip().splitlines()[-1]}")
+                if entry.node is not None:
+                    reason = f"on {entry.node}: {reason}"
                 self._end(worker, entry, Status.failed, reason)
                 if isinstance(event.error, EngineError):  # a GPU that failed once fails again
-                    self._workers.retire(worker)
+                    self._retire(worker)
                     self._replace(worker)
                 else:
                     self._give(worker)
@@ -589,8 +672,39 @@ class _Batch:
                 reason = f"the process that analysed it {event.how}"
                 self._end(worker, entry, Status.crashed, reason)
                 self._replace(worker)
+            case Lost():
+                self._begin_elsewhere(worker, entry, event)
+                self._after_loss(worker)
 
-    def _take_in_idle(self, worker: Worker, event: Any) -> None:
+    def _begin_elsewhere(self, worker: AnyWorker, entry: Entry, event: Lost) -> None:
+        """The node of a recording is lost, which says nothing of the recording."""
+        if entry.tries >= TRIES:
+            reason = f"{event.how}, as with each of {TRIES} tries"
+            self._end(worker, entry, Status.crashed, reason)
+            return
+        entry.seconds = time.monotonic() - self._began.pop(worker)
+        entry.status, entry.reason = Status.not_begun, event.how
+        self._waiting.appendleft(entry)
+        self._watcher.warn(f"warning: {show_path(entry.name)} is begun again: {event.how}")
+        self._write()
+
+    def _after_loss(self, worker: AnyWorker) -> None:
+        """Put to work who can be, in the stead of one that was lost."""
+        self._idle.discard(worker)
+        seat = self._places.pop(worker).seat
+        assert self._cluster is not None and seat is not None, "nobody else is ever lost"
+        self._losses[seat] += 1
+        if self._losses[seat] < TRIES and self._cluster.has(seat):
+            self._spare.append(seat)
+        self._put_to_work()
+
+    def _put_to_work(self) -> None:
+        for worker in list(self._idle):
+            self._give(worker)
+        while self._spare and len(self._places) - len(self._began) < len(self._waiting):
+            self._sit(self._spare.popleft())
+
+    def _take_in_idle(self, worker: AnyWorker, event: Any) -> None:
         match event:
             case Ready():
                 if self._opened is None:
@@ -598,13 +712,20 @@ class _Batch:
                 if event.about == self._opened:
                     self._give(worker)
                 else:  # results must not depend on which worker had the recording
-                    self._workers.retire(worker)
+                    self._retire(worker)
                     self._leave_out(worker, f"it would compute with {event.about.engine}")
-            case Raised() | Died() if worker in self._places:  # not the end after an error told
+            case Told():
+                self._watcher.warn(event.what)
+            case Lost() if worker in self._idle:
+                self._after_loss(worker)
+            case Raised() | Died() | Lost() if worker in self._places:  # not after an error told
                 self._not_opened(worker, event)
 
     def _open_others(self, opened: Opened, first: Place) -> None:
         self._opened = opened
+        if self._cluster is not None:  # where all have begun to open it
+            self._watcher.opened(opened, len(self._places))
+            return
         gpus = self._gpus() if opened.device == "cuda" else 1
         usual = JOBS_PER_GPU * gpus if opened.device == "cuda" else 1
         at_a_time = min(self._jobs or usual, len(self._waiting))
@@ -612,26 +733,44 @@ class _Batch:
         for number in range(1, at_a_time):
             self._start(Place(number % gpus, first.threads, first=False))
 
-    def _give(self, worker: Worker) -> None:
+    def _give(self, worker: AnyWorker) -> None:
+        self._idle.add(worker)
         if not self._waiting or self._stopped():
             return
+        self._idle.discard(worker)
         entry = self._waiting.popleft()
         entry.status, entry.reason = Status.begun, ""
+        entry.tries += 1
+        seat = self._places[worker].seat
+        entry.node = None if seat is None else seat.node
         self._began[worker] = time.monotonic()
         self._write()
         worker.give(entry.job)
 
-    def _replace(self, worker: Worker) -> None:
+    def _retire(self, worker: AnyWorker) -> None:
+        self._workers.retire(worker)  # type: ignore[arg-type]  # each is of its own kind
+
+    def _replace(self, worker: AnyWorker) -> None:
         place = self._places.pop(worker)
         if self._waiting and not self._stopped() and self._opened is not None:
             self._start(replace(place, first=False))
 
-    def _not_opened(self, worker: Worker, event: Raised | Died) -> None:
-        """A worker could not open the model: nobody can if it is the first, else one fewer does."""
+    def _not_opened(self, worker: AnyWorker, event: Raised | Died | Lost) -> None:
+        """A worker could not open the model: nobody can if it is the only one, else one fewer
+        does."""
         if isinstance(event, Raised) and event.error is None:
             raise RuntimeError(f"in a worker process:\n{event.trace}")
-        why = str(event.error) if isinstance(event, Raised) else f"the process {event.how}"
-        if self._opened is None:
+        match event:
+            case Raised():
+                why = str(event.error)
+            case Died():
+                why = f"the process {event.how}"
+            case Lost():
+                why = event.how
+        seat = self._places[worker].seat
+        if self._opened is None and len(self._places) == 1 and not self._spare:
+            if seat is not None:
+                raise EngineError(f"no node of the cluster can analyse. {seat.node}: {why}")
             if isinstance(event, Raised) and event.error is not None:
                 raise event.error
             raise EngineError(
@@ -640,19 +779,23 @@ class _Batch:
             )
         self._leave_out(worker, why)
 
-    def _leave_out(self, worker: Worker, why: str) -> None:
+    def _leave_out(self, worker: AnyWorker, why: str) -> None:
         place = self._places.pop(worker)
-        if place.gpu not in self._left_out:
+        if place.seat is not None:
+            who = place.seat.node
+        else:
             assert self._opened is not None, "the first is never left out"
-            self._left_out.add(place.gpu)
             who = f"GPU {place.gpu}" if self._opened.device == "cuda" else "a worker"
+        if who not in self._left_out:
+            self._left_out.add(who)
             self._watcher.warn(f"warning: {who} is left out: {why}")
+        self._put_to_work()
 
     def _entry(self, job: Job) -> Entry:
         return next(entry for entry in self._ledger.entries if entry.job == job)
 
     def _end(
-        self, worker: Worker, entry: Entry, outcome: RunResult | Status, reason: str = ""
+        self, worker: AnyWorker, entry: Entry, outcome: RunResult | Status, reason: str = ""
     ) -> None:
         """Take in what became of the task of a worker."""
         entry.seconds = time.monotonic() - self._began.pop(worker)
@@ -697,19 +840,76 @@ def _share_of_cores(among: int) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Away:
+    """What a worker on another machine must know of the caller's, to leave the same results."""
+
+    base: Path
+    """The folder that paths are below, where they are not absolute."""
+    lock: Path
+    """A file that the caller has locked, where the results go."""
+    version: str
+    """Of ccdstream."""
+    model: str
+    command: tuple[str, ...]
+
+    def check(self) -> None:
+        """
+        Raises:
+            EngineError, OutputError: results of this machine could not be those of the caller's.
+        """
+        if __version__ != self.version:
+            raise EngineError(f"it has ccdstream {__version__}, not {self.version}. Install that.")
+        folder = show_path(self.lock.parent)
+        if not self.lock.exists():
+            raise OutputError(
+                f"it does not see {folder}. Recordings and results must lie on storage that every "
+                "node has at the same place."
+            )
+        if not is_locked(self.lock):
+            raise OutputError(
+                f"a file locked elsewhere in {folder} is not locked on it. Mount that storage with "
+                "locks: without them two nodes cannot write into one folder."
+            )
+
+    def job(self, job: Job) -> Job:
+        """`job` with absolute paths."""
+        files = replace(job.files, folder=self.base / job.files.folder)
+        return replace(job, path=self.base / job.path, files=files)
+
+
+def _wait_until_let_go(job: Job, stopped: Stopped) -> None:
+    """Wait for a lost node to let go of the results of a job."""
+    lock = lock_path(job.files.folder, job.files.stem)
+    end = time.monotonic() + _LET_GO_S
+    while lock.exists() and is_locked(lock) and time.monotonic() < end and not stopped():
+        time.sleep(0.1)
+
+
+@dataclass(frozen=True, slots=True)
 class _Setup:
     """Opens the model in a worker, and analyses with it."""
 
     open_model: OpenModel
     options: RunOptions
     place: Place
+    away: Away | None = None
+    """On a node of a cluster."""
 
     def __call__(self, _: Tell) -> tuple[Opened, Work]:
+        away = self.away
+        if away is not None:
+            away.check()
+            sys.argv[1:] = away.command  # for run.json
         bundle, engine = self.open_model(self.place)
+        if away is not None and bundle.model_id != away.model:
+            raise EngineError(f"the model there is {bundle.model_id}, not {away.model}.")
         options = replace(self.options, overwrite=True)
 
         def work(job: Job, tell: Tell, stopped: Stopped) -> RunResult:
             told = 0.0
+            if away is not None:
+                job = away.job(job)
+                _wait_until_let_go(job, stopped)
 
             def on_progress(progress: Progress) -> None:
                 nonlocal told

@@ -216,6 +216,15 @@ def run(
             help="Recordings at a time; default 1 on a CPU, 2 on each GPU.",
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="auto|ADDRESS",
+            help="Analyse on the Ray cluster that this machine belongs to; ADDRESS is HOST:PORT of "
+            "its head. Needs the extra ray.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do again what is done, and replace its results.")
     ] = False,
@@ -231,6 +240,12 @@ def run(
     of each. The same command again does what is missing, changed (recording, model, options,
     version of ccdstream), failed or interrupted, and leaves the rest alone; --overwrite does all
     again.
+
+    --ray does a batch on the nodes of a Ray cluster: --jobs recordings at a time, by default 2 on
+    each GPU, or 1 on each node where none has a GPU. Recordings, results and a model that is given
+    by its path must lie on storage that every node has at the same place, with file locks that
+    reach from node to node, and every node needs the same ccdstream. What was at work on a node
+    that is lost is begun again on another, three times in all.
 
     One recording: results of the same recording, model and options are left alone, unfinished ones
     are done again, and others are refused without --overwrite.
@@ -256,8 +271,8 @@ def run(
             raise typer.BadParameter("--to must be later than --from.")
         check_forms(options)
         choice = _Choice(model, device, engine, precision, tuple(calibration or ()), quiet)
-        if is_batch(inputs):
-            _run_batch(inputs, output, recursive, choice, options, jobs, as_json, names)
+        if ray is not None or is_batch(inputs):
+            _run_batch(inputs, output, recursive, choice, options, jobs, as_json, names, ray)
         else:
             _run_one(inputs[0], output, choice, options, as_json, names)
 
@@ -329,6 +344,16 @@ class _Choice:
             quiet=self.quiet or not place.first,
         )
 
+    def anywhere(self) -> "_Choice":
+        """The same, where the current directory is another."""
+        from ccdstream.packaged import find_model
+
+        model = self.model
+        if model is not None and find_model(model).path == Path(model):
+            model = os.path.abspath(model)
+        images = tuple(Path(os.path.abspath(path)) for path in self.calibration)
+        return replace(self, model=model, calibration=images)
+
     def results(self, bundle: "Bundle", options: "RunOptions") -> "Wanted":
         """What results must be of to be left alone."""
         from ccdstream.batch import Wanted
@@ -384,10 +409,15 @@ def _run_batch(
     jobs: int | None,
     as_json: bool,
     names: _Names | None,
+    ray: str | None,
 ) -> None:
-    from ccdstream.batch import find_jobs, run_batch
+    from ccdstream.batch import find_jobs, is_batch, run_batch
+    from ccdstream.cluster import Cluster
     from ccdstream.pipeline import check_bundle
 
+    cluster = None if ray is None else Cluster(ray)
+    if output is None and not is_batch(inputs):
+        output = Path(f"{inputs[0].stem}.ccdstream")
     if names is None:
         found = find_jobs(inputs, output, recursive=recursive)
     else:
@@ -405,11 +435,12 @@ def _run_batch(
             ledger = run_batch(
                 found,
                 choice.results(bundle, options),
-                choice,
+                choice if cluster is None else choice.anywhere(),
                 jobs=jobs,
                 watcher=watcher,
                 stopped=stopped,
                 gpus=_gpu_count,
+                cluster=cluster,
             )
         if not choice.quiet:
             say("\n".join(_summary(ledger)))
@@ -588,12 +619,17 @@ def _summary(ledger: "Ledger") -> list[str]:
     lines = []
     rows = [entry for entry in ledger.entries if entry.status != "already_done"]
     if rows:
-        lines.append("status       frames  alerts  seconds  recording")
+        width = max(len(show_path(entry.node)) if entry.node else 0 for entry in rows)
+        width = max(width, len("node")) + 2 if width else 0  # without a cluster there is none
+        node = "node" if width else ""
+        lines.append(f"status       frames  alerts  seconds  {node:{width}s}recording")
     for entry in rows:
         frames, alerts = (entry.counts.get(each, "") for each in ("frames", "alerts"))
         seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
+        node = show_path(entry.node) if entry.node else ""
         lines.append(
-            f"{entry.status:11s}  {frames:>6}  {alerts:>6}  {seconds:>7}  {show_path(entry.name)}"
+            f"{entry.status:11s}  {frames:>6}  {alerts:>6}  {seconds:>7}  {node:{width}s}"
+            f"{show_path(entry.name)}"
         )
     number = ledger.count()
     told = ["done", "already_done", "failed", "not_begun"]

@@ -82,7 +82,15 @@ class Died:
     """Such as "crashed (SIGSEGV)"."""
 
 
-Event = Ready | Told | Done | Raised | Died
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker is gone with the machine that it was on, which says nothing of its task. Workers of
+    this machine are never lost; those of `ccdstream.cluster` may be."""
+
+    how: str
+
+
+Event = Ready | Told | Done | Raised | Died | Lost
 
 
 class Worker:

@@ -59,6 +59,7 @@ ONLY = {
     "starlette": {"ccdstream.live.serve"},
     "websockets": set(),  # uvicorn's, for the page
     "prometheus_client": {"ccdstream.live.metrics"},
+    "ray": {"ccdstream.cluster"},
     "openvino": {"ccdstream.engine.openvino"},
     "onnxruntime": {"ccdstream.engine.onnxruntime", "ccdstream.engine.precision"},
     "tensorrt": {"ccdstream.engine.tensorrt"},
@@ -148,6 +149,17 @@ def test_a_run_loads_what_writes_parquet_only_when_it_is_asked_for() -> None:
     code = (
         "import sys, ccdstream.recording, ccdstream.batch, ccdstream.report.parquet;"
         "print('pyarrow' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+def test_ray_is_loaded_only_where_a_cluster_is_joined() -> None:
+    code = (
+        "import sys, ccdstream.cli, ccdstream.batch, ccdstream.cluster;"
+        "ccdstream.cluster.deal([ccdstream.cluster.Room('1', 'a', 2, 0)], 1,"
+        " device='auto', per_gpu=2);"
+        "print('ray' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"

@@ -4,8 +4,9 @@ frames, counts of what is wrong, or one clear line.
     python tools/fuzz_decode.py [--count 300] [--seed 0] [--jobs 2] [--keep DIR] [--json FILE]
     python tools/fuzz_decode.py --replay SEED:NUMBER [--keep DIR]
 
-Small videos are made in the containers and codecs that FFmpeg here can write. File NUMBER of SEED
-is always the same one: bits flipped, runs of bytes overwritten, pieces cut off, put in, taken out,
+Small videos are made in the containers and codecs that FFmpeg here can write. The damage of file
+NUMBER of SEED is always the same (what x264 makes is not quite: --keep keeps the file): bits
+flipped, runs of bytes overwritten, pieces cut off, put in, taken out,
 doubled or swapped, numbers beside the names of boxes and chunks set to hostile values, or two files
 spliced. It is read with `VideoSource`, its sound with `AudioSource`, in a worker process, and fails
 where
@@ -140,7 +141,7 @@ class Source:
 
 
 def make(kind: Kind, path: Path) -> None:
-    """Write the sound file of `kind`: a texture that moves, the same bytes in every run."""
+    """Write the sound file of `kind`: a texture that moves."""
     height, width = kind.size
     noise = np.random.default_rng(0).integers(40, 200, (height + 64, width + 64), dtype=np.uint8)
     noise = (noise.astype(np.uint16) + np.roll(noise, 1, 0) + np.roll(noise, 1, 1)) // 3

@@ -230,6 +230,26 @@ def _locked(path: Path) -> int | None:
         os.close(descriptor)  # who held it before has removed it meanwhile
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock on a file that is there; also where that cannot be
+    told, as on a file system without locks."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 _HIDDEN, _PART = ".ccdstream-", ".part"
 _OWNER, _JOURNAL = "owner.lock", "publishing.json"
 """In the hidden folder of a `Together`: what its process holds; which files are getting names."""
