@@ -63,6 +63,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
+    rich_markup_mode="markdown",  # so that paragraphs are set anew to the width of the terminal
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 model_app = typer.Typer(no_args_is_help=True, help="Look into a model bundle, or check it here.")
@@ -799,7 +800,8 @@ def train(
     """Train a model bundle from normal frames: pre-training, a detector, calibration, export.
 
     Example: ccdstream train frames/ -o my-model --preset quick --set detector=fanogan
-    Then:    ccdstream train frames/ -o my-fast-model --student my-model
+
+    Then: ccdstream train frames/ -o my-fast-model --student my-model
     """
     with command():
         from ccdstream.packaged import find_model
