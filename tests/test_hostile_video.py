@@ -209,8 +209,10 @@ try:
         ended = source.problems.sentences()
 except CcdstreamError as error:
     count, ended = 0, [str(error)]
-unit = 1024 if sys.platform == "linux" else 1 << 20
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+if sys.platform == "linux":  # where ru_maxrss is also that of the process that started this one
+    peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20
 print(json.dumps([count, ended, peak]))
 """
 
