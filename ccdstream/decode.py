@@ -2,7 +2,7 @@
 
 In: the path of a recording, in any container and codec that the PyAV wheel knows. Out: its pictures
 as `Frame`s in the order they are shown, upright, progressive, 8-bit YUV 4:2:0, each with its exact
-time; and the packets of its sound, for `encode` to copy.
+time; and the packets of picture and sound, for `remux` and `encode` to copy.
 
 Times are those of the file: `pts` counts in the stream's own `time_base`, from wherever the file
 starts. Where a file has no usable times, `_Clock` says what is done, and `Problems` counts it.

@@ -39,12 +39,12 @@ from ccdstream.report.alerts import (
 )
 from ccdstream.report.audit import write_audit
 from ccdstream.report.coco import Predictions, coco_predictions
-from ccdstream.report.files import Lock, Together, lock_path, refuse_existing
+from ccdstream.report.files import Lock, Together, lock_path, make_folder, refuse_existing
 from ccdstream.report.gallery import Gallery
 from ccdstream.report.page import write_page
 from ccdstream.report.scores import ScoresCsv, ScoresWriter
 from ccdstream.score import Scorer
-from ccdstream.videos import Made, VideoKind, Videos, make_videos, videos_there
+from ccdstream.videos import COPIED, Made, VideoKind, Videos, make_videos, videos_there
 from ccdstream.view import Profile
 
 if TYPE_CHECKING:
@@ -189,6 +189,8 @@ def run(
     check_forms(options)
     if options.deid != (alias is not None):
         raise ValueError("a pseudonym goes with deid, and deid with a pseudonym")
+    if options.deid and (options.keep_metadata or options.video in COPIED):
+        raise ValueError("deid takes away what copies and keep_metadata keep")
     settle()
     scorer = make_scorer(engine)
     gpu = None if isinstance(scorer, Scorer) else scorer.place.index
@@ -294,13 +296,7 @@ def _outputs(path: Path, files: OutputFiles, options: RunOptions) -> Iterator[_O
     Raises:
         OutputError: one cannot be written, or another process is writing it.
     """
-    try:
-        files.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make the folder {show_path(files.folder)}: {error.strerror}. "
-            "Choose another --output."
-        ) from error
+    make_folder(files.folder)
     busy = f"another process is analysing into {show_path(files.path('*'))}. Wait for it to end."
     with (
         Lock(lock_path(files.folder, files.stem), busy),
