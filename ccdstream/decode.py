@@ -5,7 +5,8 @@ as `Frame`s in the order they are shown, upright, progressive, 8-bit YUV 4:2:0, 
 time; and the packets of picture and sound, for `remux` and `encode` to copy.
 
 Times are those of the file: `pts` counts in the stream's own `time_base`, from wherever the file
-starts. Where a file has no usable times, `_Clock` says what is done, and `Problems` counts it.
+starts. Where a file has no usable times, `_Clock` says what is done, and `Problems` counts it;
+where it holds times of decoding alone, `_AsShown`.
 
 Colour is what the file is tagged with. What is not tagged follows one rule, in `colour_of`.
 

@@ -99,6 +99,16 @@ def test_b_frames_of_an_avi_which_holds_times_of_decoding_alone_come_at_even_tim
     assert [frame.pts for frame in frames] == list(range(100))
 
 
+def test_b_frames_of_an_avi_are_not_left_to_nvdec_which_has_no_room_for_so_many(
+    tmp_path: Path,
+) -> None:
+    path = make_video(tmp_path / "b.avi", frames=30, options=ALL_B)
+    with VideoSource(path, decode_on=0) as source:
+        assert [frame.pts for frame in source] == list(range(30))
+        (note,) = source.notes
+    assert "NVDEC is not used for h264 with B-frames in avi" in note
+
+
 def test_a_lost_b_frame_of_an_avi_leaves_the_others_at_their_times(tmp_path: Path) -> None:
     whole = make_video(tmp_path / "w.avi", frames=100, options=ALL_B)
     path = remux(whole, tmp_path / "l.avi", lambda packet, k: packet if k != 30 else None)
