@@ -27,7 +27,14 @@ from ccdstream.recording import OutputFiles, Progress, RunOptions, RunResult, is
 from ccdstream.report.alerts import alert_record
 from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
 from ccdstream.report.audit import write_audit
-from ccdstream.report.files import Lock, is_locked, lock_path, refuse_existing, sweep
+from ccdstream.report.files import (
+    Lock,
+    is_locked,
+    lock_path,
+    make_folder,
+    refuse_existing,
+    sweep,
+)
 from ccdstream.videos import VIDEO_NAME
 from ccdstream.workers import (
     Died,
@@ -493,13 +500,7 @@ def run_batch(
         OutputError: the results' folder cannot be written, or another batch is at work in it.
         EngineError, BundleError: the model cannot be opened.
     """
-    try:
-        found.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make the folder {show_path(found.output)}: {error.strerror}. "
-            "Choose another --output."
-        ) from error
+    make_folder(found.output)
     busy = (
         f"another run is at work in {show_path(found.output)}. "
         "Wait for it, or choose another --output."

@@ -45,7 +45,7 @@ from ccdstream.console import (
     say,
     tell,
 )
-from ccdstream.errors import CcdstreamError, EngineError, OutputError, VideoOpenError, show_path
+from ccdstream.errors import CcdstreamError, EngineError, VideoOpenError, show_path
 from ccdstream.live.cli import devices, live
 from ccdstream.timecode import timecode
 
@@ -285,6 +285,13 @@ class _Names:
     output: Path
     map: "NameMap"
 
+    def opened(self) -> "NameMap":
+        """The map, to be entered: the folder is there that it lies in if nobody says another."""
+        from ccdstream.report.files import make_folder
+
+        make_folder(self.output.parent)
+        return self.map
+
 
 _DEID_OUTPUT = Path("ccdstream-deid")
 """Where results with --deid go, if nobody says: the name of an input may tell who it is of."""
@@ -295,6 +302,7 @@ def _names_of(
 ) -> _Names | None:
     """What --deid needs; wrong usage where options do not go together. None without --deid."""
     from ccdstream.pseudonym import NameMap, default_map
+    from ccdstream.videos import COPIED
 
     if not options.deid:
         if deid_map is not None:
@@ -304,7 +312,7 @@ def _names_of(
         raise typer.BadParameter(
             "--deid leaves out what --keep-metadata copies, such as names and times: choose one."
         )
-    if str(options.video) in ("chapters", "clips"):
+    if options.video in COPIED:
         raise typer.BadParameter(
             f"--video {options.video} copies the recording's pictures as they are, with all that "
             "--deid is to remove. Use --video overlay or none with --deid."
@@ -378,7 +386,7 @@ def _run_one(
     files = OutputFiles(output or Path(f"{path.stem}.ccdstream"), path.stem)
     alias = None
     if names is not None:
-        with names.map as known:
+        with names.opened() as known:
             alias = known.alias(path)
         files = OutputFiles(names.output, alias.name)
     if os.path.isdir(files.folder):
@@ -422,7 +430,7 @@ def _run_batch(
     if names is None:
         found = find_jobs(inputs, output, recursive=recursive)
     else:
-        with names.map as known:
+        with names.opened() as known:
             found = find_jobs(inputs, output, recursive=recursive, alias_of=known.alias)
     if not found.jobs:
         for _, error in found.unusable:
@@ -740,20 +748,14 @@ def demo(
     with command():
         from ccdstream.demo import truth_path
         from ccdstream.recording import OutputFiles, RunOptions
-        from ccdstream.report.files import refuse_existing
+        from ccdstream.report.files import make_folder, refuse_existing
 
         video, files = output / "sample.mp4", OutputFiles(output, "sample")
         if not overwrite:
             for file in (video, truth_path(video), *files.all(RunOptions())):
                 refuse_existing(file)
         bundle, engine = open_model(model, quiet=quiet)
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"cannot make the folder {show_path(output)}: {error.strerror}. "
-                "Choose another --output."
-            ) from error
+        make_folder(output)
         if not quiet:
             say(f"making {seconds:g} s of synthetic procedure: {show_path(video)}")
         _write_sample(video, seconds, seed, overwrite, quiet)

@@ -2,10 +2,11 @@
 
 In: the path of a recording, in any container and codec that the PyAV wheel knows. Out: its pictures
 as `Frame`s in the order they are shown, upright, progressive, 8-bit YUV 4:2:0, each with its exact
-time; and the packets of its sound, for `encode` to copy.
+time; and the packets of picture and sound, for `remux` and `encode` to copy.
 
 Times are those of the file: `pts` counts in the stream's own `time_base`, from wherever the file
-starts. Where a file has no usable times, `_Clock` says what is done, and `Problems` counts it.
+starts. Where a file has no usable times, `_Clock` says what is done, and `Problems` counts it;
+where it holds times of decoding alone, `_AsShown`.
 
 Colour is what the file is tagged with. What is not tagged follows one rule, in `colour_of`.
 
@@ -26,10 +27,11 @@ of damage inside a picture, so `Problems.corrupt_frames` can be lower with it.
 """
 
 import errno
+import heapq
 import os
 import re
 import stat
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -130,6 +132,10 @@ _ROUGH_LENGTHS = frozenset(
     ("h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "vc1", "h261", "h263")
 )
 """Formats without times, whose length FFmpeg guesses from size and bit rate."""
+
+_DECODED_AHEAD = 16
+"""Pictures that may be decoded later than one, and shown before it: what H.264 and HEVC allow, and
+the most that x264 makes."""
 
 _SEEK_MARGINS_S = (0, 10, 60)
 """How long before the wanted time to look for a keyframe, one after the other."""
@@ -357,16 +363,36 @@ def _best_video(container: InputContainer, shown: str) -> VideoStream:
     return max(known, key=lambda s: (s.width * s.height, s.frames, -s.index))
 
 
+def _set_up_decoder(stream: VideoStream) -> None:
+    # one thread: several make H.264 damage pass unmarked (slices) or told by chance (pictures)
+    stream.thread_type = "SLICE"
+    stream.codec_context.thread_count = 1
+    stream.codec_context.flags |= _OUTPUT_CORRUPT
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+
+
+def _rate_of(stream: VideoStream) -> Fraction:
+    """Frames a second as the container claims it, `_DEFAULT_RATE` where it does not."""
+    rate = exact(stream.average_rate, Fraction(0)) or exact(stream.guessed_rate, _DEFAULT_RATE)
+    return rate if 0 < rate <= 1000 else _DEFAULT_RATE
+
+
 def _keyframe_at(
-    container: InputContainer, file: _OneFile, stream: VideoStream, target: int
+    container: InputContainer,
+    file: _OneFile,
+    stream: VideoStream,
+    target: int,
+    *,
+    as_decoded: bool,
 ) -> "Packet[VideoStream] | None":
     """Set reading to a keyframe at or before `target`, and give it; None: cannot.
 
     Some containers seek to any packet: those before the next keyframe are passed over.
+    `as_decoded` is that of `_demuxed`.
     """
     try:
         container.seek(target, stream=stream)
-        for packet in container.demux(stream):
+        for packet in _demuxed(container, stream, as_decoded=as_decoded):
             if packet.size and packet.is_keyframe:
                 if _time_of(packet) is None:
                     return None
@@ -381,7 +407,64 @@ def _time_of(packet: "Packet[VideoStream]") -> int | None:
     return packet.pts if packet.pts is not None else packet.dts
 
 
+def _demuxed(
+    container: InputContainer, stream: VideoStream, *, as_decoded: bool
+) -> "Iterator[Packet[VideoStream]]":
+    """The packets of a stream.
+
+    Args:
+        as_decoded: whether their pts is to be the time of decoding, as `_AsShown` wants it, and not
+            what FFmpeg guesses from that.
+    """
+    for packet in container.demux(stream):
+        if as_decoded:
+            packet.pts = packet.dts
+        yield packet
+
+
+def _lacks_pts(format: str, stream: VideoStream) -> bool:
+    """Whether pictures are shown in another order than that of all the times there are.
+
+    AVI holds none but those of decoding. Of MPEG-4 and MPEG-2, FFmpeg works out the others.
+    """
+    context = stream.codec_context
+    reorders = context.codec.canonical_name in ("h264", "hevc") and context.has_b_frames
+    return format == "avi" and bool(reorders)
+
+
 # --- time ------------------------------------------------------------------------------------
+
+
+class _AsShown:
+    """Pictures in the order they are shown, with times of decoding -> with the same times, sorted.
+
+    A sorted time is known once no picture that is shown later can have been decoded earlier.
+    """
+
+    def __init__(self) -> None:
+        self._pictures: deque[VideoFrame] = deque()
+        self._times: list[int] = []  # a heap
+        self._latest = -1
+
+    def push(self, picture: VideoFrame) -> Iterator[VideoFrame]:
+        """What is known once `picture` came."""
+        if picture.pts is None:
+            picture.pts = self._latest + 1
+        self._latest = max(self._latest, picture.pts)
+        self._pictures.append(picture)
+        heapq.heappush(self._times, picture.pts)
+        if len(self._pictures) > _DECODED_AHEAD:
+            yield self._next()
+
+    def finish(self) -> Iterator[VideoFrame]:
+        """The others, where none follows."""
+        while self._pictures:
+            yield self._next()
+
+    def _next(self) -> VideoFrame:
+        picture = self._pictures.popleft()
+        picture.pts = heapq.heappop(self._times)
+        return picture
 
 
 class _Clock:
@@ -641,6 +724,9 @@ class VideoSource:
         if self.codec not in _TO_THE_BIT or self.pix_fmt not in _FITTING:
             self._note(f"NVDEC is not used for {self.codec} in {self.pix_fmt}")
             return
+        if self._as_shown is not None:  # keeps more pictures waiting than NVDEC has room for
+            self._note(f"NVDEC is not used for {self.codec} with B-frames in {self.format}")
+            return
         try:
             container, file = nvdec.open(self.path)
         except EngineError as error:
@@ -677,18 +763,13 @@ class VideoSource:
         container = self._container
         self._stream: VideoStream = _best_video(container, show_path(self.path))
         stream = self._stream
-        # one thread: several make H.264 damage pass unmarked (slices) or told by chance (pictures)
-        stream.thread_type = "SLICE"
-        stream.codec_context.thread_count = 1
-        stream.codec_context.flags |= _OUTPUT_CORRUPT
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        _set_up_decoder(stream)
         self._claimed_size = (stream.height, stream.width)  # which a decoder that fails forgets
         self.format = container.format.name
         self.codec = stream.codec_context.codec.canonical_name
         self.video_streams = len(container.streams.video)
         self.time_base = exact(stream.time_base, Fraction(1, 90_000))
-        rate = exact(stream.average_rate, Fraction(0)) or exact(stream.guessed_rate, _DEFAULT_RATE)
-        self.average_rate = rate if 0 < rate <= 1000 else _DEFAULT_RATE
+        self.average_rate = _rate_of(stream)
         if self._nvdec is None:  # else it is "cuda", and the file's own is known already
             self.pix_fmt = stream.codec_context.pix_fmt or "unknown"
         self._start = stream.start_time or 0
@@ -709,6 +790,8 @@ class VideoSource:
             else round(self.duration_s * self.average_rate)
         )
         self._clock = _Clock(self.time_base, self.average_rate, self._start, self.problems)
+        self._as_decoded = _lacks_pts(self.format, stream)
+        self._as_shown = _AsShown() if self._as_decoded else None
         self._deinterlacer = Deinterlacer(self.codec)
         self._planes = Planes()
         self._ahead: list[Packet[VideoStream]] = []  # read from the file, not yet decoded
@@ -903,7 +986,12 @@ class VideoSource:
             for picture in self._decode(packet):
                 self._pictures += 1
                 self.problems.corrupt_frames += picture.is_corrupt
-                yield picture if self._nvdec is None else self._placed(picture, self._nvdec)
+                if self._as_shown is not None:
+                    yield from self._as_shown.push(picture)
+                else:
+                    yield picture if self._nvdec is None else self._placed(picture, self._nvdec)
+            if packet is None and self._as_shown is not None:
+                yield from self._as_shown.finish()
 
     def _placed(self, picture: VideoFrame, nvdec: _Nvdec) -> VideoFrame:
         """`picture` on the GPU, or from the first one on that does not fit there, on the host.
@@ -971,7 +1059,7 @@ class VideoSource:
             try:
                 while self._ahead:
                     yield self._ahead.pop(0)
-                for packet in self._container.demux(self._stream):
+                for packet in _demuxed(self._container, self._stream, as_decoded=self._as_decoded):
                     if packet.size:  # an empty one would drain the decoder; PyAV ends with one
                         failures = 0
                         yield packet
@@ -1017,7 +1105,9 @@ class VideoSource:
     def _seek_keyframe(self, target: int) -> int | None:
         """Set reading to a keyframe at or before `target`, and give its time; None: cannot."""
         self._sought = True
-        packet = _keyframe_at(self._container, self._file, self._stream, target)
+        packet = _keyframe_at(
+            self._container, self._file, self._stream, target, as_decoded=self._as_decoded
+        )
         if packet is None:
             return None
         time = _time_of(packet)
@@ -1127,6 +1217,7 @@ class PacketSource:
         format: the container's name in FFmpeg.
         stream: the stream; `time_base` is its own.
         codec: its name in FFmpeg.
+        as_decoded: whether their pts are times of decoding, since the container holds no others.
         unread: how many spots of the file could not be read, so far.
 
     Raises:
@@ -1155,6 +1246,7 @@ class PacketSource:
         self.codec = self.stream.codec_context.codec.canonical_name
         self.format = self._container.format.name
         self.time_base = exact(self.stream.time_base, Fraction(1, 90_000))
+        self.as_decoded = _lacks_pts(self.format, self.stream)
         packed = self.codec == "mpeg4" and self.format == "avi"
         self._unpack = (
             BitStreamFilterContext("mpeg4_unpack_bframes", in_stream=self.stream)
@@ -1167,10 +1259,10 @@ class PacketSource:
         target = int(start_s / self.time_base)
         for margin_s in _SEEK_MARGINS_S:
             wanted = target - round(margin_s / self.time_base)
-            packet = _keyframe_at(self._container, self._file, self.stream, wanted)
+            packet = self._keyframe_at(wanted)
             if packet is not None and (_time_of(packet) or 0) <= target:
                 self._passed = self._packets_before(packet, target)
-                again = _keyframe_at(self._container, self._file, self.stream, wanted)
+                again = self._keyframe_at(wanted)
                 if again is not None:
                     self._ahead = [again]
                     return
@@ -1180,11 +1272,16 @@ class PacketSource:
         self.close()
         self._begin()
 
+    def _keyframe_at(self, target: int) -> "Packet[VideoStream] | None":
+        return _keyframe_at(
+            self._container, self._file, self.stream, target, as_decoded=self.as_decoded
+        )
+
     def _packets_before(self, first: "Packet[VideoStream] | None", target: int) -> int:
         """How many packets there are from `first` to the last keyframe up to `target`."""
         before, count = 0, 0 if first is None else 1
         with suppress(av.FFmpegError, OSError, IndexError):  # read on it is said
-            for packet in self._container.demux(self.stream):
+            for packet in _demuxed(self._container, self.stream, as_decoded=self.as_decoded):
                 time = _time_of(packet)
                 if packet.size == 0 or time is None:
                     continue
@@ -1197,7 +1294,7 @@ class PacketSource:
         return before
 
     def __iter__(self) -> "Iterator[Packet[VideoStream]]":
-        for packet in islice(self._demuxed(), self._passed, None):
+        for packet in islice(self._readable(), self._passed, None):
             if self._unpack is None:
                 yield packet
                 continue
@@ -1206,7 +1303,7 @@ class PacketSource:
                 each.time_base = time_base
                 yield each
 
-    def _demuxed(self) -> "Iterator[Packet[VideoStream]]":
+    def _readable(self) -> "Iterator[Packet[VideoStream]]":
         """As `VideoSource._packets`: past a spot that cannot be read it goes on behind it."""
         failures = skips = 0
         last = 0
@@ -1214,7 +1311,7 @@ class PacketSource:
             try:
                 while self._ahead:
                     yield self._ahead.pop(0)
-                for packet in self._container.demux(self.stream):
+                for packet in _demuxed(self._container, self.stream, as_decoded=self.as_decoded):
                     if packet.size:
                         failures = 0
                         last = max(last, _time_of(packet) or 0)
@@ -1240,7 +1337,7 @@ class PacketSource:
         stride_s = 1
         while stride_s < _MAX_GAP_S:
             target = last + round(stride_s / self.time_base)
-            packet = _keyframe_at(self._container, self._file, self.stream, target)
+            packet = self._keyframe_at(target)
             if packet is not None and (_time_of(packet) or 0) > last:
                 self._ahead = [packet]
                 return True
@@ -1277,26 +1374,11 @@ def packet_times(path: Path) -> list[int]:
     times: list[int | None] = []
     with PacketSource(path) as source:
         stream = source.stream
-        decoder = stream.codec_context
-        decoder.thread_count = 1  # as `VideoSource` does
-        decoder.flags |= _OUTPUT_CORRUPT
-        decoder.copy_opaque = True
-        decoder.options = {"max_pixels": str(MAX_PIXELS)}
-        rate = exact(stream.average_rate, Fraction(0)) or exact(stream.guessed_rate, _DEFAULT_RATE)
-        rate = rate if 0 < rate <= 1000 else _DEFAULT_RATE
-        clock = _Clock(source.time_base, rate, stream.start_time or 0, Problems())
-        for number, packet in enumerate(chain(source, [None])):
-            if packet is not None:
-                times.append(None)
-                packet.opaque = number
-            try:
-                pictures = decoder.decode(packet)
-            except (av.FFmpegError, ValueError):  # what cannot be decoded is copied all the same
-                continue
-            for picture in pictures:
-                time = clock.next(picture.pts, picture.duration)
-                if isinstance(picture.opaque, int):
-                    times[picture.opaque] = time
+        clock = _Clock(source.time_base, _rate_of(stream), stream.start_time or 0, Problems())
+        for picture in _numbered_pictures(source, times):
+            time = clock.next(picture.pts, picture.duration)
+            if isinstance(picture.opaque, int):
+                times[picture.opaque] = time
     taken = {time for time in times if time is not None}
     found: list[int] = []
     for known in times:
@@ -1306,6 +1388,24 @@ def packet_times(path: Path) -> list[int]:
         taken.add(time)
         found.append(time)
     return found
+
+
+def _numbered_pictures(source: PacketSource, times: list[int | None]) -> Iterator[VideoFrame]:
+    """All pictures of a recording as they are shown, each with the number of its packet as
+    `opaque`; `times` grows with the packets that are read."""
+    _set_up_decoder(source.stream)
+    decoder = source.stream.codec_context
+    decoder.copy_opaque = True
+    as_shown = _AsShown() if source.as_decoded else None
+    for number, packet in enumerate(chain(source, [None])):
+        if packet is not None:
+            times.append(None)
+            packet.opaque = number
+        with suppress(av.FFmpegError, ValueError):  # what cannot be decoded is copied all the same
+            for picture in decoder.decode(packet):
+                yield from [picture] if as_shown is None else as_shown.push(picture)
+    if as_shown is not None:
+        yield from as_shown.finish()
 
 
 class AudioSource:

@@ -203,7 +203,8 @@ def _with_profile(found: np.ndarray | None, profile: Profile) -> np.ndarray:
 
 
 def _samples(source: VideoSource, start_s: float | None, end_s: float | None) -> Iterator[Frame]:
-    """About `SAMPLES` frames, spread over the stretch; none of a spot that cannot be read."""
+    """About `SAMPLES` frames, spread over the stretch; none of a spot that cannot be read. Where it
+    is longer than its file says, they lie farther and farther apart: memory is bounded."""
     length_s = source.duration_s
     if length_s is not None and length_s > SEEK_FROM_S and source.format.startswith(_INDEXED):
         begin_s = source.start_time_s if start_s is None else max(start_s, source.start_time_s)
@@ -218,12 +219,14 @@ def _samples(source: VideoSource, start_s: float | None, end_s: float | None) ->
                 continue
         return
     step_s = _STEP_S if length_s is None else length_s / SAMPLES
-    last_s = -np.inf
+    last_s, number = -np.inf, 0
     with VideoSource(source.path, start_s=start_s, end_s=end_s) as whole:
         for frame in whole:
             if frame.seconds - last_s >= step_s:
-                last_s = frame.seconds
+                last_s, number = frame.seconds, number + 1
                 yield frame
+                if number % SAMPLES == 0:
+                    step_s = max(2 * step_s, _STEP_S)
 
 
 def _fitted(luma: np.ndarray, size: tuple[int, int]) -> np.ndarray:

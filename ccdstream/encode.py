@@ -1,4 +1,5 @@
-"""Frames -> container. The only writer of a run's video; `live.record` writes that of a session.
+"""Frames -> container: the video of a run that is encoded. `remux` writes copies, and `live.record`
+what is recorded of a session.
 
 In: frames, each with its time, and the packets of the recording's sound. Out: an MP4 that plays in
 a browser: H.264, 8-bit 4:2:0, index in front, the same times and as many frames as went in, the

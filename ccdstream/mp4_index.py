@@ -129,7 +129,7 @@ class _Walk:
             each, count = self._ints(start + 4, 2)
             if kind == b"stz2":
                 each = 0
-            bits = 8 * (stop - start - 12)
+            bits = 8 * max(0, stop - start - 12)
             track.samples += count if each else min(count, bits // 4)
         elif kind == b"stts":
             count, _, ticks = self._ints(start + 4, 3)

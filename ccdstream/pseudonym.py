@@ -13,7 +13,6 @@ import hashlib
 import hmac
 import os
 import secrets
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -157,12 +156,12 @@ class NameMap:
     def _write(self) -> None:
         rows = [HEAD, ["key", self._key.hex(), ""]]
         rows += [["name", name, original] for name, original in self._names.items()]
-        written = None
+        written = self.path.with_name(f".{self.path.name}.part")
         try:
-            # mkstemp's files are their owner's alone from the first moment on
-            descriptor, written = tempfile.mkstemp(
-                prefix=".ccdstream-names-", suffix=".part", dir=self.path.parent
-            )
+            with suppress(FileNotFoundError):  # of a process that was killed: the lock is held
+                written.unlink()
+            # its owner's alone from the first moment on
+            descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(
                 descriptor, "w", encoding="utf-8", errors="surrogateescape", newline=""
             ) as file:
@@ -171,9 +170,8 @@ class NameMap:
                 os.fsync(file.fileno())
             os.replace(written, self.path)
         except OSError as error:
-            if written is not None:
-                with suppress(OSError):  # what is told is why it could not be written
-                    os.unlink(written)
+            with suppress(OSError):  # what is told is why it could not be written
+                written.unlink()
             raise OutputError(
                 f"cannot write {show_path(self.path)}: {reason_of(error)}. "
                 "Check that its folder exists and is writable, or choose another --deid-map."

@@ -9,11 +9,11 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ccdstream import NOTICE, __version__
 from ccdstream.alert import Alert, AlertRule, AlertTracker, hottest_region
@@ -39,13 +39,16 @@ from ccdstream.report.alerts import (
 )
 from ccdstream.report.audit import write_audit
 from ccdstream.report.coco import Predictions, coco_predictions
-from ccdstream.report.files import Lock, Together, lock_path, refuse_existing
+from ccdstream.report.files import Lock, Together, lock_path, make_folder, refuse_existing
 from ccdstream.report.gallery import Gallery
 from ccdstream.report.page import write_page
 from ccdstream.report.scores import ScoresCsv, ScoresWriter
 from ccdstream.score import Scorer
-from ccdstream.videos import Made, VideoKind, make_videos, videos_there
+from ccdstream.videos import COPIED, Made, VideoKind, Videos, make_videos, videos_there
 from ccdstream.view import Profile
+
+if TYPE_CHECKING:
+    from ccdstream.gpu.score import DeviceScorer
 
 Form = Literal["parquet", "coco"]
 FORM_ENDINGS: dict[Form, str] = {"parquet": "scores.parquet", "coco": "coco.json"}
@@ -89,12 +92,16 @@ class OutputFiles:
     def all(self, options: RunOptions) -> list[Path]:
         """Every file that a run writes, whatever it finds. What `chapters` and `clips` are called,
         and how many there are, the recording decides: `RunResult.outputs` has them."""
+        return [self.path(ending) for ending in self.endings(options)]
+
+    def endings(self, options: RunOptions) -> list[str]:
+        """What follows `STEM.` in their names."""
         endings = ["alerts.jsonl", "alerts.csv", "alerts.vtt", "alerts.edl", "scores.csv"]
         endings += ["run.json", "report.html"]
         endings += [FORM_ENDINGS[form] for form in sorted(options.also)]
         if options.video in ("overlay", "side-by-side"):
             endings.append(f"{options.video}.mp4")
-        return [self.path(ending) for ending in endings]
+        return endings
 
     def there(self, options: RunOptions) -> list[Path]:
         """The files that are there already of those that a run may write."""
@@ -182,219 +189,335 @@ def run(
     check_forms(options)
     if options.deid != (alias is not None):
         raise ValueError("a pseudonym goes with deid, and deid with a pseudonym")
+    if options.deid and (options.keep_metadata or options.video in COPIED):
+        raise ValueError("deid takes away what copies and keep_metadata keep")
     settle()
     scorer = make_scorer(engine)
     gpu = None if isinstance(scorer, Scorer) else scorer.place.index
-    result = RunResult(files)
-    watch = StopWatch()
-    source_path = path.absolute()
-    for file in files.all(options):
-        if file.absolute() == source_path:
-            raise OutputError(f"{show_path(file)} is the input itself. Choose another --output.")
-    if not options.overwrite:
-        for file in files.there(options):
-            refuse_existing(file)
-    with (
-        VideoSource(path, start_s=options.start_s, end_s=options.end_s, decode_on=gpu) as source,
-        ExitStack() as held,
-    ):
+    _refuse(path, files, options)
+    with VideoSource(path, start_s=options.start_s, end_s=options.end_s, decode_on=gpu) as source:
         began_as = _stamp(path)
-        try:
-            files.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"cannot make the folder {show_path(files.folder)}: {error.strerror}. "
-                "Choose another --output."
-            ) from error
-        busy = (
-            f"another process is analysing into {show_path(files.path('*'))}. Wait for it to end."
-        )
-        held.enter_context(Lock(lock_path(files.folder, files.stem), busy))
-        results = held.enter_context(Together(overwrite=options.overwrite))
-        audit = files.path("run.json")
-        earlier = _outputs_of(audit)
-        places: dict[Path, Path] = {}
-
-        def place(file: Path) -> Path:
-            if file not in places:
-                if file.absolute() == source_path:
-                    raise OutputError(
-                        f"{show_path(file)} is the input itself. Choose another --output."
-                    )
-                # run.json comes last: once it has its name, so have the others
-                places[file] = results.place(file, last=file == audit)
-            return places[file]
-
-        for file in files.all(options):
-            place(file)
-        with ExitStack() as stack:
-            writers: list[AlertWriter] = [
-                stack.enter_context(kind(places[files.path(ending)], time_base=source.time_base))
-                for kind, ending in (
-                    (AlertsJsonl, "alerts.jsonl"),
-                    (AlertsCsv, "alerts.csv"),
-                    (AlertsVtt, "alerts.vtt"),
-                )
-            ]
-            edl = AlertsEdl(
-                places[files.path("alerts.edl")],
-                time_base=source.time_base,
-                rate=source.average_rate,
-                clip=path.name if alias is None else alias.name,
-            )
-            writers.append(stack.enter_context(edl))
-            scores: list[ScoresWriter] = [
-                stack.enter_context(ScoresCsv(places[files.path("scores.csv")], parts=bundle.parts))
-            ]
-            if "parquet" in options.also:
-                table = parquet.ScoresParquet(
-                    places[files.path(FORM_ENDINGS["parquet"])],
-                    parts=bundle.parts,
-                    model=bundle.model_id,
-                    time_base=source.time_base,
-                )
-                scores.append(stack.enter_context(table))
-            coco: Predictions | None = None
-            if "coco" in options.also:
-                written = places[files.path(FORM_ENDINGS["coco"])]
-                coco = stack.enter_context(
-                    coco_predictions(written, stem=files.stem, size=source.size)
-                )
-            made = Made(
-                source,
-                bundle,
-                options.start_s,
-                options.end_s,
-                sound=not options.deid,
-                metadata=source.metadata if options.keep_metadata else None,
-                gpu=gpu,
-                place=lambda ending: place(files.path(ending)),
-            )
-            videos = stack.enter_context(make_videos(options.video, made))
-
-            def frame_done(judged: Judged, fused: Fused, state: str) -> None:
-                seconds, pts, parts = judged.seconds, judged.frame.pts, judged.scored.parts
-                if result.frames == 0:
-                    result.first_s = seconds
-                for writer in scores:
-                    writer.write(result.frames, pts, seconds, fused, state, parts)
-                if coco is not None and fused.informative:
-                    with watch.measure("coco"):
-                        hottest = hottest_region(fused.heat, judged.field)
-                        box = None if hottest is None else hottest.box
-                        coco.write(result.frames, fused.smoothed, box)
-                result.frames += 1
-                result.informative_frames += fused.informative
-                result.uninformative.update(fused.quality)
-                result.last_s = seconds
-                on_progress(
-                    Progress(
-                        result.frames,
-                        seconds - result.first_s,
-                        len(result.alerts),
-                        source.frame_count_hint,
-                        source.duration_s,
-                    )
-                )
-
-            def alert_closed(alert: Alert) -> None:
-                result.alerts.append(alert)
-                for writer in writers:
-                    writer.write(alert)
-                on_alert(alert, source)
-
-            route = route_of(source, bundle, scorer, options.batch, stopped, watch)
-            burned_in: BurnedIn | None = None
-            if options.deid:
-                with watch.measure("burned_in"):
-                    burned_in = find_burned_in(
-                        source,
-                        Profile.from_dict(bundle.profile),
-                        start_s=options.start_s,
-                        end_s=options.end_s,
-                        stopped=stopped,
-                    )
-                route = deidentified(route, Deidentifier(source.size, burned_in.mask))
-            gallery = Gallery(start_s=float(source.first_pts * source.time_base), heated=with_heat)
-            analyse(
-                route,
-                fuser=make_fuser(bundle),
-                tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
-                overlay=videos.overlay,
-                sink=videos.sink,
-                on_frame=frame_done,
-                on_alert=alert_closed,
-                watch=watch,
-                gallery=gallery,
-            )
-            result.interrupted = stopped()
-            result.warnings = source.problems.sentences()
-            if burned_in is not None:
-                result.warnings += burned_in.warnings()
-            shown_s = float(source.last_duration * source.time_base)
-            with watch.measure("finish"):
-                videos.finish(
-                    result.alerts, result.last_s + shown_s if result.interrupted else None
-                )
-        result.warnings += videos.warnings
-        result.notes += videos.notes
-        stale = [f for f in videos_there(files.folder, files.stem) if f not in places]
-        if options.video == "clips" and options.overwrite:
-            # a clip that stays beside those of other alerts would pass for one of them
-            clips = videos_there(files.folder, files.stem, "clips")
-            gone = [f for f in stale if f in clips and earlier.get(f.name) == _size(f)]
-            for file in gone:
-                results.remove(file)
-            stale = [file for file in stale if file not in gone]
-        forms = [files.path(FORM_ENDINGS[form]) for form in get_args(Form)]
-        stale += [file for file in forms if file not in places and file.exists()]
-        result.warnings += [f"{show_path(file.name)} is of an earlier run" for file in stale]
-        result.outputs = list(places)
-        result.wall_s = time.perf_counter() - started
-        found = _fingerprint(path)
-        if (found["bytes"], found["mtime_ns"]) != began_as:
-            result.changed = True
-            result.warnings.append("the recording changed while it was analysed: run it again")
-        record = _record(path, found, source, bundle, engine, options, result, watch)
-        notes = source.notes
-        if alias is not None:
-            _rename(record, alias)
-            notes = ["notes are left out: they may name the recording"] if notes else []
-        record["video"] = {
-            "decoder": source.decoder,
-            "decoder_notes": notes,
-            "encoder": videos.encoder,
-            "encoder_note": videos.encoder_note,
-            "notes": videos.notes,
-            "clips": [
-                {
-                    "alert": clip.alert,
-                    "file": clip.file.name,
-                    "offset_s": clip.offset_s,
-                    "end_s": clip.end_s,
-                }
-                for clip in videos.clips
-            ],
-        }
-        record["overlay_offset_s"] = videos.offset_s
-        write_page(
-            places[files.path("report.html")],
-            record,
-            result.alerts,
-            gallery,
-            video=videos.whole if videos.playable else None,
-            abreast=2 if options.video == "side-by-side" else 1,
-            clips={clip.alert: clip.file.name for clip in videos.clips},
-            clips_play=videos.playable,
-        )
-        record["output_bytes"] = {
-            file.name: place.stat().st_size for file, place in places.items() if place.exists()
-        }
-        write_audit(places[audit], record)
+        this = _Run(path, files, bundle, engine, options, alias, source, gpu, RunResult(files))
+        result = this.result
+        with _outputs(path, files, options) as outputs:
+            with this.tables(outputs) as tables, this.videos(outputs) as videos:
+                gallery = this.analyse(scorer, tables, videos, stopped, on_progress, on_alert)
+                this.finish(videos)
+            result.warnings += videos.warnings
+            result.notes += videos.notes
+            outputs.remove_earlier_clips()
+            result.warnings += outputs.stale()
+            result.outputs = list(outputs.places)
+            result.wall_s = time.perf_counter() - started
+            found = _fingerprint(path)
+            if (found["bytes"], found["mtime_ns"]) != began_as:
+                result.changed = True
+                result.warnings.append("the recording changed while it was analysed: run it again")
+            this.report(found, outputs, videos, gallery)
     return result
 
 
-def _outputs_of(audit: Path) -> dict[str, int]:
+def _refuse(path: Path, files: OutputFiles, options: RunOptions) -> None:
+    """Stop before any work where a result would take the place of the recording, or of another
+    that may not be replaced.
+
+    Raises:
+        OutputError: one would.
+    """
+    for file in files.all(options):
+        _refuse_input(file, path)
+    if not options.overwrite:
+        for file in files.there(options):
+            refuse_existing(file)
+
+
+def _refuse_input(file: Path, path: Path) -> None:
+    if file.absolute() == path.absolute():
+        raise OutputError(f"{show_path(file)} is the input itself. Choose another --output.")
+
+
+# -- the files -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Outputs:
+    """The files of a run in the making, and those of the run before it."""
+
+    path: Path
+    """Of the recording."""
+    files: OutputFiles
+    options: RunOptions
+    together: Together
+    earlier: dict[str, int]
+    """What the run before left, by its run.json: names and bytes."""
+    places: dict[Path, Path] = field(default_factory=dict)
+    """Where each is written, by where it will appear."""
+    removed: set[Path] = field(default_factory=set)
+    """What vanishes when they appear."""
+
+    def place(self, ending: str) -> Path:
+        """Where to write what will be called `STEM.ENDING`."""
+        file = self.files.path(ending)
+        if file not in self.places:
+            _refuse_input(file, self.path)
+            # run.json comes last: once it has its name, so have the others
+            self.places[file] = self.together.place(file, last=ending == "run.json")
+        return self.places[file]
+
+    def remove_earlier_clips(self) -> None:
+        """Have those vanish that the run before left, and this one does not replace: a clip that
+        stays beside those of other alerts would pass for one of them."""
+        if self.options.video != "clips" or not self.options.overwrite:
+            return
+        for file in videos_there(self.files.folder, self.files.stem, "clips"):
+            if file not in self.places and self.earlier.get(file.name) == _size(file):
+                self.together.remove(file)
+                self.removed.add(file)
+
+    def stale(self) -> list[str]:
+        """Warnings of what stays there of runs before."""
+        videos = videos_there(self.files.folder, self.files.stem)
+        forms = [self.files.path(FORM_ENDINGS[form]) for form in get_args(Form)]
+        there = [*videos, *(file for file in forms if file.exists())]
+        stale = [file for file in there if file not in self.places and file not in self.removed]
+        return [f"{show_path(file.name)} is of an earlier run" for file in stale]
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of those that are written, by name."""
+        return {
+            file.name: place.stat().st_size for file, place in self.places.items() if place.exists()
+        }
+
+
+@contextmanager
+def _outputs(path: Path, files: OutputFiles, options: RunOptions) -> Iterator[_Outputs]:
+    """The files of a run, which appear together when the block is left without an error.
+
+    Raises:
+        OutputError: one cannot be written, or another process is writing it.
+    """
+    make_folder(files.folder)
+    busy = f"another process is analysing into {show_path(files.path('*'))}. Wait for it to end."
+    with (
+        Lock(lock_path(files.folder, files.stem), busy),
+        Together(overwrite=options.overwrite) as together,
+    ):
+        earlier = _left_by(files.path("run.json"))
+        outputs = _Outputs(path, files, options, together, earlier)
+        for ending in files.endings(options):
+            outputs.place(ending)
+        yield outputs
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """The files that grow with frames and alerts."""
+
+    scores: list[ScoresWriter]
+    alerts: list[AlertWriter]
+    coco: Predictions | None
+
+
+# -- one run, in the order of its parts ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What the parts of a run share."""
+
+    path: Path
+    files: OutputFiles
+    bundle: Bundle
+    engine: SelectedEngine
+    options: RunOptions
+    alias: Alias | None
+    source: VideoSource
+    gpu: int | None
+    """Whose decoder and encoder may be used."""
+    result: RunResult
+    watch: StopWatch = field(default_factory=StopWatch)
+
+    @contextmanager
+    def tables(self, outputs: _Outputs) -> Iterator[_Tables]:
+        """What frames and alerts are written to; whole when the block is left without an error."""
+        place, source = outputs.place, self.source
+        alerts: list[AlertWriter] = [
+            kind(place(ending), time_base=source.time_base)
+            for kind, ending in (
+                (AlertsJsonl, "alerts.jsonl"),
+                (AlertsCsv, "alerts.csv"),
+                (AlertsVtt, "alerts.vtt"),
+            )
+        ]
+        alerts.append(
+            AlertsEdl(
+                place("alerts.edl"),
+                time_base=source.time_base,
+                rate=source.average_rate,
+                clip=self.path.name if self.alias is None else self.alias.name,
+            )
+        )
+        scores: list[ScoresWriter] = [ScoresCsv(place("scores.csv"), parts=self.bundle.parts)]
+        if "parquet" in self.options.also:
+            scores.append(
+                parquet.ScoresParquet(
+                    place(FORM_ENDINGS["parquet"]),
+                    parts=self.bundle.parts,
+                    model=self.bundle.model_id,
+                    time_base=source.time_base,
+                )
+            )
+        with ExitStack() as stack:
+            for each in alerts:
+                stack.enter_context(each)
+            for table in scores:
+                stack.enter_context(table)
+            coco = None
+            if "coco" in self.options.also:
+                written = place(FORM_ENDINGS["coco"])
+                coco = stack.enter_context(
+                    coco_predictions(written, stem=self.files.stem, size=source.size)
+                )
+            yield _Tables(scores, alerts, coco)
+
+    def videos(self, outputs: _Outputs) -> Videos:
+        """What makes the videos."""
+        options, source = self.options, self.source
+        made = Made(
+            source,
+            self.bundle,
+            options.start_s,
+            options.end_s,
+            sound=not options.deid,
+            metadata=source.metadata if options.keep_metadata else None,
+            gpu=self.gpu,
+            place=outputs.place,
+        )
+        return make_videos(options.video, made)
+
+    def analyse(
+        self,
+        scorer: "Scorer | DeviceScorer",
+        tables: _Tables,
+        videos: Videos,
+        stopped: Callable[[], bool],
+        on_progress: Callable[[Progress], None],
+        on_alert: Callable[[Alert, VideoSource], None],
+    ) -> Gallery:
+        """Take every frame through the pipeline, and into the files; gives pictures for the
+        report."""
+        bundle, source, result, watch = self.bundle, self.source, self.result, self.watch
+
+        def frame_done(judged: Judged, fused: Fused, state: str) -> None:
+            seconds, pts, parts = judged.seconds, judged.frame.pts, judged.scored.parts
+            if result.frames == 0:
+                result.first_s = seconds
+            for writer in tables.scores:
+                writer.write(result.frames, pts, seconds, fused, state, parts)
+            if tables.coco is not None and fused.informative:
+                with watch.measure("coco"):
+                    hottest = hottest_region(fused.heat, judged.field)
+                    box = None if hottest is None else hottest.box
+                    tables.coco.write(result.frames, fused.smoothed, box)
+            result.frames += 1
+            result.informative_frames += fused.informative
+            result.uninformative.update(fused.quality)
+            result.last_s = seconds
+            on_progress(
+                Progress(
+                    result.frames,
+                    seconds - result.first_s,
+                    len(result.alerts),
+                    source.frame_count_hint,
+                    source.duration_s,
+                )
+            )
+
+        def alert_closed(alert: Alert) -> None:
+            result.alerts.append(alert)
+            for writer in tables.alerts:
+                writer.write(alert)
+            on_alert(alert, source)
+
+        route = route_of(source, bundle, scorer, self.options.batch, stopped, watch)
+        burned_in: BurnedIn | None = None
+        if self.options.deid:
+            burned_in = self._burned_in(stopped)
+            route = deidentified(route, Deidentifier(source.size, burned_in.mask))
+        gallery = Gallery(start_s=float(source.first_pts * source.time_base), heated=with_heat)
+        analyse(
+            route,
+            fuser=make_fuser(bundle),
+            tracker=AlertTracker(AlertRule.from_dict(bundle.alert), model=bundle.model_id),
+            overlay=videos.overlay,
+            sink=videos.sink,
+            on_frame=frame_done,
+            on_alert=alert_closed,
+            watch=watch,
+            gallery=gallery,
+        )
+        result.interrupted = stopped()
+        result.warnings = source.problems.sentences()
+        if burned_in is not None:
+            result.warnings += burned_in.warnings()
+        return gallery
+
+    def _burned_in(self, stopped: Callable[[], bool]) -> BurnedIn:
+        with self.watch.measure("burned_in"):
+            return find_burned_in(
+                self.source,
+                Profile.from_dict(self.bundle.profile),
+                start_s=self.options.start_s,
+                end_s=self.options.end_s,
+                stopped=stopped,
+            )
+
+    def finish(self, videos: Videos) -> None:
+        """Let the videos know the alerts, and where the analysis ended if that was early."""
+        shown_s = float(self.source.last_duration * self.source.time_base)
+        until_s = self.result.last_s + shown_s if self.result.interrupted else None
+        with self.watch.measure("finish"):
+            videos.finish(self.result.alerts, until_s)
+
+    def report(
+        self,
+        fingerprint: dict[str, Any],
+        outputs: _Outputs,
+        videos: Videos,
+        gallery: Gallery,
+    ) -> None:
+        """Write report.html, and run.json, which names all the others."""
+        record = {
+            **_record(
+                self.path,
+                fingerprint,
+                self.source,
+                self.bundle,
+                self.engine,
+                self.options,
+                self.result,
+                self.watch,
+            ),
+            "video": _video_record(self.source, videos),
+            "overlay_offset_s": videos.offset_s,
+        }
+        if self.alias is not None:
+            _rename(record, self.alias)
+        write_page(
+            outputs.place("report.html"),
+            record,
+            self.result.alerts,
+            gallery,
+            video=videos.whole if videos.playable else None,
+            abreast=2 if self.options.video == "side-by-side" else 1,
+            clips={clip.alert: clip.file.name for clip in videos.clips},
+            clips_play=videos.playable,
+        )
+        record["output_bytes"] = outputs.sizes()
+        write_audit(outputs.place("run.json"), record)
+
+
+def _left_by(audit: Path) -> dict[str, int]:
     """The files that the run left whose run.json this is, and their sizes in bytes."""
     try:
         record = json.loads(audit.read_text(encoding="utf-8"))
@@ -487,6 +610,26 @@ def _record(
     }
 
 
+def _video_record(source: VideoSource, videos: Videos) -> dict[str, Any]:
+    """What run.json says of the videos."""
+    return {
+        "decoder": source.decoder,
+        "decoder_notes": source.notes,
+        "encoder": videos.encoder,
+        "encoder_note": videos.encoder_note,
+        "notes": videos.notes,
+        "clips": [
+            {
+                "alert": clip.alert,
+                "file": clip.file.name,
+                "offset_s": clip.offset_s,
+                "end_s": clip.end_s,
+            }
+            for clip in videos.clips
+        ],
+    }
+
+
 def _rename(record: dict[str, Any], alias: Alias) -> None:
     """Take from a record what tells which recording it is of, or when that was made; but what the
     holder of the key can tell it by again stays."""
@@ -499,6 +642,8 @@ def _rename(record: dict[str, Any], alias: Alias) -> None:
         stamp=alias.keyed("stamp", f"{size} {changed}"),
     )
     record["command"] = []
+    if record["video"]["decoder_notes"]:
+        record["video"]["decoder_notes"] = ["notes are left out: they may name the recording"]
 
 
 def is_of(known: Mapping[str, Any], path: Path, alias: Alias | None) -> bool:

@@ -28,7 +28,7 @@ from ccdstream.errors import ImageError, OutputError, show_path
 from ccdstream.frames import View
 from ccdstream.fuse import Calibration
 from ccdstream.quality import QualityLimits, flags, measure
-from ccdstream.report.files import TextFile, Together, printable, refuse_existing
+from ccdstream.report.files import TextFile, Together, make_folder, printable, refuse_existing
 from ccdstream.score import Scorer
 from ccdstream.view import Profile, map_to_image, view_of_image
 
@@ -225,12 +225,7 @@ def _prepare_maps(folder: Path, images: Sequence[Path], overwrite: bool) -> None
         owner[target] = image
         if not overwrite:
             refuse_existing(target)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make the folder {show_path(folder)}: {error.strerror}. Choose another --maps."
-        ) from error
+    make_folder(folder, "Choose another --maps.")
 
 
 def _write_map(path: Path, values: np.ndarray) -> None:

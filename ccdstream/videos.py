@@ -36,6 +36,9 @@ from ccdstream.report.alerts import alert_title
 
 VideoKind = Literal["overlay", "none", "chapters", "clips", "side-by-side"]
 
+COPIED: frozenset[VideoKind] = frozenset(("chapters", "clips"))
+"""Kinds that hold the recording's pictures as they are."""
+
 CLIP_S = 5.0
 """How much of the recording a clip shows before an alert, and after it."""
 

@@ -20,6 +20,7 @@ from tests.videos import (
     make_video,
     packets_of,
     picture,
+    remux,
     textured,
     times_of,
 )
@@ -82,6 +83,43 @@ def test_b_frames_come_in_the_order_they_are_shown(tmp_path: Path) -> None:
     frames = frames_of(path)
     assert indices(frames) == list(range(30))
     assert [frame.pts * frame.time_base for frame in frames] == sorted(stored)
+
+
+ALL_B = {"g": "50", "bf": "16", "b_strategy": "0", "sc_threshold": "0"}
+
+
+def test_b_frames_of_an_avi_which_holds_times_of_decoding_alone_come_at_even_times(
+    tmp_path: Path,
+) -> None:
+    path = make_video(tmp_path / "b.avi", frames=100, options=ALL_B)
+    with VideoSource(path) as source:
+        frames = list(source)
+        assert source.problems.sentences() == []
+    assert indices(frames) == [k % 32 for k in range(100)]
+    assert [frame.pts for frame in frames] == list(range(100))
+
+
+def test_b_frames_of_an_avi_are_not_left_to_nvdec_which_has_no_room_for_so_many(
+    tmp_path: Path,
+) -> None:
+    path = make_video(tmp_path / "b.avi", frames=30, options=ALL_B)
+    with VideoSource(path, decode_on=0) as source:
+        assert [frame.pts for frame in source] == list(range(30))
+        (note,) = source.notes
+    assert "NVDEC is not used for h264 with B-frames in avi" in note
+
+
+def test_a_lost_b_frame_of_an_avi_leaves_the_others_at_their_times(tmp_path: Path) -> None:
+    whole = make_video(tmp_path / "w.avi", frames=100, options=ALL_B)
+    path = remux(whole, tmp_path / "l.avi", lambda packet, k: packet if k != 30 else None)
+    with VideoSource(path) as source:
+        frames = list(source)
+        assert source.problems.missing_frames == 1
+        assert source.problems.non_monotonic == 0
+    late = [(f.pts - k + 16) % 32 - 16 for f, k in zip(frames, indices(frames), strict=True)]
+    assert len(frames) == 99
+    assert set(late) <= {0, 1, -1}
+    assert (late[:17], late[52:]) == ([0] * 17, [0] * 47)
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.ts"])
@@ -658,9 +696,10 @@ STRETCHES = {
         ("s.ts", {"options": {"g": "24", "bf": "3"}, "format": "mpegts"}),
         ("s.h264", {"options": {"g": "24", "bf": "3"}, "format": "h264"}),
         ("s.avi", {"codec": "mpeg4", "options": {"g": "12"}}),
+        ("s.avi", {"options": {"g": "24", "bf": "3"}}),
         ("s.ffv1.mkv", {"codec": "ffv1"}),
     ],
-    ids=["mp4", "mkv", "ts", "raw-h264", "avi", "intra"],
+    ids=["mp4", "mkv", "ts", "raw-h264", "avi", "avi-h264", "intra"],
 )
 def test_a_stretch_is_the_same_frames_as_in_the_whole(
     tmp_path: Path, name: str, options: dict, stretch: str

@@ -20,6 +20,7 @@ import pytest
 from ccdstream.decode import VideoSource
 from ccdstream.deid import (
     OUTSIDE_MARGIN_S,
+    SAMPLES,
     Deidentifier,
     blurred,
     deidentified,
@@ -28,6 +29,7 @@ from ccdstream.deid import (
 from ccdstream.frames import Colour, DeviceFrame, FieldOfView, Frame, Scored
 from ccdstream.gpu.transfer import frame_to_device
 from ccdstream.pipeline import Judged
+from ccdstream.pseudonym import Alias
 from ccdstream.view import HYPERKVASIR, NONE, find_field, whole_frame
 from tests.bundles import write_toy_bundle
 from tests.commands import ccdstream, everything_in, results_of, start
@@ -284,6 +286,18 @@ def test_only_the_stretch_that_is_asked_for_is_searched(tmp_path: Path) -> None:
     there = strokes(NAME, NAME_AT)
     assert found_in(path, start_s=7.0, end_s=14.0).mask[there].mean() > 0.98
     assert found_in(path, start_s=0.0, end_s=6.9).mask[there].mean() < 0.1
+
+
+@pytest.mark.parametrize("said_s", [None, 0.0])
+def test_a_recording_that_says_nothing_true_of_its_length_is_searched_in_few_frames(
+    tmp_path: Path, said_s: float | None
+) -> None:
+    plain = np.full((*SMALL, 3), 120, np.uint8)
+    path = video_of(tmp_path / "in.mp4", (plain for _ in range(1000)), 1000)
+    with VideoSource(path) as source:
+        source.duration_s = said_s
+        found = find_burned_in(source, NONE)
+    assert SAMPLES < found.samples < 3 * SAMPLES
 
 
 def test_the_search_ends_when_it_is_stopped(procedure: Path) -> None:
@@ -549,6 +563,26 @@ def test_no_picture_of_the_report_or_the_video_shows_the_border(
             assert picture.to_ndarray()[138:153, 1:22].max() < 40  # where "DO" stood
 
 
+def test_every_form_that_goes_with_deid_holds_the_pseudonym_alone(
+    tmp_path: Path, here: Path, run: Callable[..., Any]
+) -> None:
+    out = tmp_path / "new" / "out"
+    forms = ("--also", "coco", "--also", "parquet", "--video", "side-by-side")
+    result = run(here / f"{SECRET}_{DATE}.mov", "-o", out, "--deid", "-q", *forms)
+    assert result.exit_code == 0, result.stderr
+    name = the_only(out, "run.json").name.removesuffix(".run.json")
+    assert traces(out, SECRET, DATE) == []
+    predictions = json.loads((out / f"{name}.coco.json").read_text())
+    assert predictions and predictions[0]["image_id"].startswith(f"{name}_")
+    assert (out / f"{name}.scores.parquet").is_file()
+    with av.open(str(out / f"{name}.side-by-side.mp4")) as container:
+        for picture in container.decode(video=0):
+            luma = picture.to_ndarray(format="gray")
+            assert luma.shape == (SMALL[0], 2 * SMALL[1])
+            for left in (0, SMALL[1]):
+                assert luma[138:153, left + 1 : left + 22].max() < 40  # where "DO" stood
+
+
 def test_options_that_do_not_go_together_are_wrong_usage_and_leave_nothing(
     tmp_path: Path, here: Path, run: Callable[..., Any]
 ) -> None:
@@ -575,6 +609,28 @@ def test_videos_that_are_copied_as_they_are_do_not_go_with_deid(video: Any) -> N
 
     with pytest.raises(typer.BadParameter, match="copies the recording's pictures as they are"):
         _names_of(RunOptions(video=video, deid=True), [Path("a.mp4")], None, None)
+
+
+def test_what_is_copied_as_it_is_does_not_go_with_deid_in_code_either(
+    recording: Path, tmp_path: Path
+) -> None:
+    from ccdstream.recording import OutputFiles, RunOptions
+    from ccdstream.recording import run as analyse_recording
+
+    for options in (
+        RunOptions(deid=True, video="clips"),
+        RunOptions(deid=True, video="chapters"),
+        RunOptions(deid=True, keep_metadata=True),
+    ):
+        with pytest.raises(ValueError, match="deid takes away"):
+            analyse_recording(
+                recording,
+                OutputFiles(tmp_path, "x"),
+                bundle=None,  # type: ignore[arg-type]
+                engine=None,  # type: ignore[arg-type]
+                options=options,
+                alias=Alias("rec-0", bytes(32)),
+            )
 
 
 def test_a_pseudonym_and_deid_go_together(toy: Path, recording: Path, tmp_path: Path) -> None:

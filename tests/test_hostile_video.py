@@ -299,6 +299,17 @@ def test_an_index_is_not_walked_through_for_ever(
         VideoSource(path)
 
 
+def test_a_box_too_short_for_its_numbers_does_not_make_up_for_an_excess(
+    tmp_path: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mp4_index, "MAX_SAMPLES", 1000)
+    path = tmp_path / "short.mp4"
+    short = b"".join(box(b"stsz", b"") for _ in range(100))
+    path.write_bytes(mp4(jpeg, samples=1100) + short.replace(b"stsz", b"stz2"))
+    with pytest.raises(VideoOpenError, match="its index claims 1100 samples"):
+        VideoSource(path)
+
+
 def test_hours_of_uncompressed_sound_are_no_excess(tmp_path: Path, jpeg: bytes) -> None:
     """Where each sample is a tick long, FFmpeg has an entry a run and not a sample."""
     path = tmp_path / "sound.mov"

@@ -79,6 +79,19 @@ def test_a_file_that_needs_nothing_new_is_not_written(tmp_path: Path) -> None:
     assert path.stat().st_ino == before
 
 
+def test_what_a_process_that_was_killed_left_of_it_is_gone_with_the_next_new_name(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "names.csv"
+    entered(path, "/in/a.mp4")
+    left = tmp_path / ".names.csv.part"
+    left.write_text("key")
+    left.chmod(0o644)
+    entered(path, "/in/b.mp4")
+    assert os.listdir(tmp_path) == ["names.csv"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -108,6 +108,7 @@ KINDS = (
     Kind("av1.mkv", "libsvtav1", options={"preset": "12", "svtav1-params": "lp=1"}),
     Kind("vp9.mp4", "libvpx-vp9", options=_FAST_VPX),
     Kind("mpeg4.avi", "mpeg4", audio="mp2"),
+    Kind("h264.avi", "libx264"),
     Kind("mjpeg.avi", "mjpeg", pix_fmt="yuvj420p"),
     Kind("msmpeg4.avi", "msmpeg4"),
     Kind("huffyuv.avi", "huffyuv", pix_fmt="yuv422p"),

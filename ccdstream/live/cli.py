@@ -651,14 +651,10 @@ def _refuse_results(folder: Path) -> None:
 
 def _make_folder(folder: Path) -> list[Path]:
     """Make it; gives what was not there, the innermost first."""
+    from ccdstream.report.files import make_folder
+
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make the folder {show_path(folder)}: {error.strerror}. "
-            "Choose another --output."
-        ) from error
+    make_folder(folder)
     return missing
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, AnyStr, Generic, Protocol, Self
 
-from ccdstream.errors import OutputError
+from ccdstream.errors import OutputError, show_path
 
 
 def printable(path: Path) -> str:
@@ -38,6 +38,23 @@ def refuse_existing(path: Path) -> None:
             f"{printable(path)} is there already. "
             "Replace it with --overwrite, or choose another place with --output."
         )
+
+
+def make_folder(folder: Path, otherwise: str = "Choose another --output.") -> None:
+    """Make `folder` and those above it, as far as they are not there.
+
+    Args:
+        otherwise: what to do where it cannot be made.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make the folder {show_path(folder)}: {error.strerror}. {otherwise}"
+        ) from error
 
 
 class Text(Protocol):

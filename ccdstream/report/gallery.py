@@ -108,7 +108,7 @@ class Gallery:
         """Enter the next frame.
 
         Args:
-            frame: as it was decoded.
+            frame: as it was decoded, or as it may be shown.
             seconds: `frame.seconds`.
             fused: its scores.
             state: one of `STATES`.
