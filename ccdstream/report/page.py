@@ -288,7 +288,7 @@ def _line(run: Run, alerts: Sequence[AlertLike], gallery: Gallery, what: str) ->
     for decade in range(1, int(SCALE_DECADES) + 1):
         y = down(decade / SCALE_DECADES)
         scale += f'<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>'
-        words += f'<text class="scale" x="4" y="{y + 11:.1f}">{1 - 10.0**-decade:.{decade}f}</text>'
+        words += f'<text class="scale" x="4" y="{y + 13:.1f}">{1 - 10.0**-decade:.{decade}f}</text>'
     enter = run["alert_rule"]["enter"]
     y = down(float(on_scale(np.array(enter))))
     marks = ""
