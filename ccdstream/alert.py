@@ -6,7 +6,7 @@ to it. An alert says that a stretch of video is unusual against normal training 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import cv2
@@ -131,6 +131,8 @@ class Alert:
     """Those of them that were informative."""
     model: str
     """The bundle's id."""
+    open_at_end: bool = False
+    """Whether it had not ended when the frames did: nobody saw its end."""
 
     @property
     def duration_s(self) -> float:
@@ -241,7 +243,9 @@ class AlertTracker:
 
     def finish(self) -> list[Alert]:
         """Close the alert that is open where the stream ends, or breaks off; a live one goes on."""
-        return self._close()
+        stretch = self._stretch
+        cut_off = stretch is not None and not stretch.falling
+        return [replace(alert, open_at_end=cut_off) for alert in self._close()]
 
     def _follow(self, stretch: _Stretch, observation: Observation) -> None:
         """Add a frame to the open stretch."""

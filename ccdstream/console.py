@@ -239,12 +239,13 @@ def alert_table(alerts: "Sequence[Alert]") -> list[str]:
 
 def alert_row(alert: "Alert") -> str:
     """One alert, under `ALERT_HEAD`."""
+    from ccdstream.history import score_text
+
     clock = alert.clock
     where = f"{clock} o'clock" if isinstance(clock, int) else clock or "whole frame"
-    score = int(alert.peak_score * 1000) / 1000  # cut, not rounded: a score is never shown as 1
     return (
         f"{alert.number:5d}  {timecode(alert.start_s)}  {timecode(alert.end_s)}  "
-        f"{timecode(alert.peak_s)}  {score:.3f}  {where}"
+        f"{timecode(alert.peak_s)}  {score_text(alert.peak_score)}  {where}"
     )
 
 

@@ -1,4 +1,6 @@
-"""Scores and states over time, however long the video is, and the scale on which they are shown."""
+"""Scores and states over time, however long the video is, and how scores are shown."""
+
+import math
 
 import numpy as np
 
@@ -55,6 +57,16 @@ class History:
         self.state = _pairs(self.state, -1)
         self.span_s *= 2
         self.now //= 2
+
+
+def thousandths(score: float) -> int:
+    """A score as people read it: rounded, and never 1000. None is the highest there can be."""
+    return min(math.floor(1000 * score + 0.5), 999)
+
+
+def score_text(score: float) -> str:
+    """A score as text, the one way everywhere: "0.999", never "1.000"."""
+    return f"{thousandths(score) / 1000:.3f}"
 
 
 def on_scale(score: np.ndarray) -> np.ndarray:

@@ -510,7 +510,6 @@ class _Run:
             gallery,
             video=videos.whole if videos.playable else None,
             abreast=2 if self.options.video == "side-by-side" else 1,
-            clips={clip.alert: clip.file.name for clip in videos.clips},
             clips_play=videos.playable,
         )
         record["output_bytes"] = outputs.sizes()

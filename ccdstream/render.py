@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from ccdstream.frames import Colour, FieldOfView, Frame, Fused
-from ccdstream.history import STATES, History, on_scale
+from ccdstream.history import STATES, History, on_scale, score_text
 from ccdstream.paint import (
     Box,
     Canvas,
@@ -179,9 +179,7 @@ class Overlay:
         """The score as a text mask, or why there is none."""
         if not fused.informative:
             return text_mask(fused.quality[0].replace("_", " "), self._layout.text_px)
-        # cut, not rounded: a score is never shown as 1
-        score = math.floor(fused.smoothed * 1000) / 1000
-        return number_mask(f"score {score:.3f}", self._layout.text_px)
+        return number_mask(f"score {score_text(fused.smoothed)}", self._layout.text_px)
 
     def _label(
         self,

@@ -1,5 +1,6 @@
 """Seconds of stream time as text, the one way everywhere: overlay, sidecars, chapters, messages."""
 
+import math
 import re
 
 _LONGEST_S = 1e9
@@ -13,6 +14,19 @@ def timecode(seconds: float) -> str:
     minutes, milliseconds = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{sign}{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}.{milliseconds % 1000:03d}"
+
+
+def short_time(seconds: float, digits: int = 0) -> str:
+    """`seconds` as M:SS or H:MM:SS, rounded to so many digits of the second."""
+    scale = 10**digits
+    units = math.floor(abs(seconds) * scale + 0.5)
+    whole, fraction = divmod(units, scale)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    text = f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+    return (
+        ("-" if seconds < 0 and units else "") + text + (f".{fraction:0{digits}d}" * bool(digits))
+    )
 
 
 def parse_timecode(text: str) -> float:

@@ -7,7 +7,7 @@ alerts, when the last frame is through. What it leaves, and from what time on, i
     overlay         the recording with its overlay, encoded
     side-by-side    the recording, and beside it the same with its overlay, encoded
     chapters        a copy of the recording, not encoded, with chapters at alerts
-    clips           a copy around each alert, not encoded
+    clips           a copy around each alert, not encoded, with a chapter at it
 """
 
 import math
@@ -386,10 +386,17 @@ class AlertClips(_Copies):
 
     def _copy(self, alerts: Sequence[Alert], end_s: float | None) -> None:
         told: dict[str, None] = {}
+        start_s = self.made.start_s
         for alert in alerts:
             place = self.made.place(f"alert-{alert.number}.{self._remuxer.suffix}")
-            until = alert.end_s + CLIP_S
-            copied = self._remuxer.copy(place, start_s=alert.start_s - CLIP_S, end_s=until)
+            since, until = alert.start_s - CLIP_S, alert.end_s + CLIP_S
+            copied = self._remuxer.copy(
+                place,
+                # not beyond the stretch: who asks for it may have reasons to leave out the rest
+                start_s=since if start_s is None else max(since, start_s),
+                end_s=until if end_s is None else min(until, end_s),
+                chapters=_chapters([alert]),
+            )
             told.update(dict.fromkeys(copied.warnings))
             self.clips.append(
                 Clip(alert.number, place, float(copied.offset_s), float(copied.end_s))

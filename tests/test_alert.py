@@ -410,3 +410,14 @@ def test_clock_position_is_where_the_hand_points(
 
 def test_near_the_centre_there_is_no_direction() -> None:
     assert clock_position(FIELD, 305, 148) == "centre"
+
+
+def test_an_alert_says_whether_the_frames_ended_before_it() -> None:
+    for scores, open_at_end in (
+        ([0.9, 0.9], True),
+        ([0.9, 0.9, None], True),
+        ([0.9, 0.9, 0.1], False),
+        ([0.9, 0.9, 0.1, 0.1, 0.1, 0.1], False),
+    ):
+        (alert,) = alerts_of(scores, rule(merge_gap_s=2))
+        assert alert.open_at_end is open_at_end, scores

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ccdstream.history import HISTORY_GAP_S, STATES, UNKNOWN_SPAN_S, History, on_scale
+from ccdstream.history import HISTORY_GAP_S, STATES, UNKNOWN_SPAN_S, History, on_scale, score_text
 
 
 def test_puts_frames_where_their_time_is() -> None:
@@ -78,3 +78,14 @@ def test_takes_frames_before_its_start() -> None:
 def test_on_the_scale_each_decade_nearer_to_one_is_as_tall_as_the_last() -> None:
     scores = np.array([-0.5, 0.0, 0.9, 0.99, 0.999, 0.99999, 1.0])
     np.testing.assert_allclose(on_scale(scores), [0, 0, 1 / 3, 2 / 3, 1, 1, 1], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [
+        (0.0, "0.000"), (0.9904, "0.990"), (0.9906, "0.991"), (0.998936, "0.999"),
+        (0.9995, "0.999"), (0.9999999, "0.999"), (1.0, "0.999"),
+    ],
+)  # fmt: skip
+def test_scores_are_rounded_and_never_shown_as_one(score: float, text: str) -> None:
+    assert score_text(score) == text

@@ -15,8 +15,10 @@ import pytest
 from ccdstream import NOTICE
 from ccdstream.bundle import Bundle
 from ccdstream.engine.select import SelectedEngine, open_engine
+from ccdstream.history import score_text
 from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.report import page as module
+from ccdstream.timecode import short_time
 from tests.browser import CHROMIUM, Tab, chromium
 from tests.bundles import write_toy_bundle
 from tests.commands import bright_between
@@ -102,7 +104,7 @@ def test_the_page_says_what_the_run_found_and_what_it_is_not(case12: Path) -> No
     assert set(record["outputs"]) == {
         p.name for p in case12.parent.iterdir() if p.name != "case12.mp4"
     }
-    peak = f"{int(alert['peak_score'] * 1000) / 1000:.3f} at 0:0"
+    peak = f"{score_text(alert['peak_score'])} at 0:0"
     assert peak in page.text
 
 
@@ -168,6 +170,28 @@ def test_without_a_video_there_is_none_in_the_page(
     page = read(analysed(recording, tmp_path / "out", bundle, engine, video="none"))
     assert page.attributes("video") == page.attributes("source") == []
     assert len([t for t in page.attributes("li") if t.get("class") == "card"]) == 1
+    assert "Click or drag to read the score there" in page.text and "go there" not in page.text
+    assert not [t for t in page.attributes("button") if t.get("class") == "go"], "nothing plays"
+
+
+def test_keys_that_do_nothing_are_not_named(
+    tmp_path: Path, bundle: Bundle, engine: SelectedEngine, case12: Path
+) -> None:
+    assert "next and previous alert" in read(case12).text
+    assert "Click or drag to go there" in read(case12).text
+    recording = bright_between(tmp_path / "a.mp4", -1, -1, 30)
+    calm = read(analysed(recording, tmp_path / "out", bundle, engine, video="none"))
+    assert "5 s, with" in calm.text and "previous alert" not in calm.text
+
+
+def test_only_an_alert_that_nobody_saw_end_is_marked_open(
+    tmp_path: Path, bundle: Bundle, engine: SelectedEngine, case12: Path
+) -> None:
+    words = "Open when the analysis ended"
+    assert words not in read(case12).text
+    recording = bright_between(tmp_path / "a.mp4", 25, 74, 125)
+    report = analysed(recording, tmp_path / "out", bundle, engine, video="none", end_s=2.7)
+    assert read(report).text.count(words) == 1
 
 
 def test_the_line_holds_the_scores_of_their_time_and_gaps_are_empty(
@@ -217,17 +241,6 @@ def test_ticks_are_round_few_and_inside(start_s: float, span_s: float) -> None:
     ticks = module._ticks(start_s, span_s)
     assert 1 <= len(ticks) <= 8
     assert all(start_s - 1e-6 <= tick <= start_s + span_s + 1e-6 for tick in ticks)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "digits", "text"),
-    [
-        (0, 0, "0:00"), (59.999, 0, "0:59"), (59.999, 2, "0:59.99"), (3661.25, 1, "1:01:01.2"),
-        (-1.5, 1, "-0:01.5"), (-0.001, 0, "0:00"), (0.29, 2, "0:00.29"),
-    ],
-)  # fmt: skip
-def test_times_are_cut_and_short(seconds: float, digits: int, text: str) -> None:
-    assert module._short(seconds, digits) == text
 
 
 # -- what someone in a browser can do with it -----------------------------------------------------
@@ -371,7 +384,7 @@ def test_a_stretch_and_a_late_first_frame_are_sought_in_the_time_of_the_recordin
         alert = data_of(report)["alerts"][0]
         tab.press("n")
         tab.until(f"{SETTLED} && Math.abs({TIME} - {alert[1] - offset_s}) < 0.02")
-        assert tab.run(NOW).startswith(module._short(alert[1], 1))
+        assert tab.run(NOW).startswith(short_time(alert[1], 2))
         assert tab.run("document.getElementById('short').hidden")
 
 
@@ -412,6 +425,8 @@ def test_print_leaves_out_the_video_and_what_is_clicked(tab: Tab, case12: Path) 
             assert tab.run(shown.format(hidden)) == "none"
         for kept in (".plot", ".card", "#strip", ".facts", ".notice"):
             assert tab.run(shown.format(kept)) != "none"
+        for whole in (".card", ".groups > div"):
+            assert tab.run(shown.format(whole).replace("display", "breakInside")) == "avoid"
         assert tab.run("getComputedStyle(document.documentElement).backgroundColor") == (
             "rgb(255, 255, 255)"
         )
@@ -430,9 +445,65 @@ def test_a_card_plays_the_clip_of_its_alert(
     report = analysed(recording, tmp_path / "out", bundle, engine, video="clips")
     opened(tab, report, until=f"{CLIP}.readyState >= 1")
     assert tab.errors == []
-    tab.run(f"{CLIP}.currentTime = 2; {CLIP}.muted = true")
-    tab.until(f"!{CLIP}.seeking && {CLIP}.readyState >= 2 && {CLIP}.videoWidth === 128")
+    tab.run(f"{CLIP}.muted = true")
+    tab.until(f"{CLIP}.readyState >= 2 && {CLIP}.videoWidth === 128")
     assert tab.run("document.documentElement.scrollWidth") == 1366
+
+
+@in_browser
+def test_a_card_says_where_in_its_clip_the_alert_begins_and_goes_there(
+    tab: Tab, tmp_path: Path, bundle: Bundle, engine: SelectedEngine
+) -> None:
+    recording = bright_between(tmp_path / "a.mp4", 200, 249, 300, options={"g": "25", "bf": "0"})
+    report = analysed(recording, tmp_path / "out", bundle, engine, video="clips")
+    (clip,) = json.loads((report.parent / "a.run.json").read_text())["video"]["clips"]
+    ((_, start_s, _, peak_s),) = data_of(report)["alerts"]
+    into_s = start_s - clip["offset_s"]
+    assert clip["offset_s"] >= 2 and 5 <= into_s < 6.1
+    assert f"The alert begins {into_s:.1f}\u00a0s into its clip" in read(report).text
+    opened(tab, report, until=f"{CLIP}.readyState >= 2")
+    tab.run(f"{CLIP}.muted = true")
+    tab.run(f"{CLIP}.play = () => {{ {CLIP}.dataset.played = 'yes'; return Promise.resolve(); }}")
+    mouse(tab, ".go", 0.5, *CLICK)
+    tab.until(f"!{CLIP}.seeking && Math.abs({CLIP}.currentTime - {into_s}) < 0.02")
+    assert tab.run(f"{CLIP}.dataset.played") == "yes"
+    tab.until(f"{NOW}.startsWith('{short_time(start_s, 2)}')")
+    mouse(tab, ".peak", 0.5, *CLICK)
+    tab.until(
+        f"!{CLIP}.seeking && Math.abs({CLIP}.currentTime - {peak_s - clip['offset_s']}) < 0.02"
+    )
+    assert tab.errors == []
+
+
+WINDOWS = ((1366, 768), (1366, 900), (1920, 1080), (1080, 1920), (390, 844), (844, 390))
+
+
+@in_browser
+@pytest.mark.parametrize("size", WINDOWS)
+def test_the_video_fills_its_box_across_or_leaves_room_for_the_line(
+    tab: Tab, case12: Path, size: tuple[int, int]
+) -> None:
+    opened(tab, case12, size)
+    (width, height), (wide, high) = tab.run(
+        "['#video', '.screen'].map((name) => { const b = document.querySelector(name)"
+        ".getBoundingClientRect(); return [b.width, b.height]; })"
+    )
+    assert width / height == pytest.approx(128 / 96, rel=0.01)
+    assert high == pytest.approx(height, abs=1), "no black above or below"
+    foot = tab.run("document.querySelector('.plot').getBoundingClientRect().bottom + scrollY")
+    if size[0] > size[1] >= 768:
+        assert foot <= size[1]
+    elif size[0] < size[1]:
+        assert width == pytest.approx(wide, abs=1)
+
+
+@in_browser
+def test_the_script_writes_times_and_scores_as_the_page_does(tab: Tab, case12: Path) -> None:
+    opened(tab, case12)
+    alert = json.loads((case12.parent / "case12.alerts.jsonl").read_text())
+    mouse(tab, ".peak", 0.5, *CLICK)
+    tab.until(f"{SETTLED} && {NOW}.startsWith('{short_time(alert['peak_s'], 2)}')")
+    assert tab.run(NOW).split()[-1] == score_text(alert["peak_score"])
 
 
 @in_browser

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ccdstream.timecode import parse_timecode, timecode
+from ccdstream.timecode import parse_timecode, short_time, timecode
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,15 @@ def test_what_is_no_time_is_refused_with_examples(text: str) -> None:
 def test_what_is_shown_can_be_typed_back(milliseconds: int) -> None:
     seconds = milliseconds / 1000
     assert parse_timecode(timecode(seconds)) == pytest.approx(seconds, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "digits", "text"),
+    [
+        (0, 0, "0:00"), (59.4, 0, "0:59"), (59.999, 0, "1:00"), (59.994, 2, "0:59.99"),
+        (3.567, 2, "0:03.57"), (3661.25, 1, "1:01:01.3"), (-1.5, 1, "-0:01.5"),
+        (-0.001, 0, "0:00"), (0.29, 2, "0:00.29"), (3599.999, 2, "1:00:00.00"),
+    ],
+)  # fmt: skip
+def test_short_times_are_rounded_as_timecodes_are(seconds: float, digits: int, text: str) -> None:
+    assert short_time(seconds, digits) == text

@@ -170,6 +170,33 @@ def test_each_alert_has_a_clip_of_5_s_before_and_after(tmp_path: Path, analyse: 
     assert page.count('<video class="clip"') == 2 and 'href="./a.alert-2.mp4"' in page
 
 
+def test_a_clip_has_a_chapter_at_its_alert(tmp_path: Path, analyse: Analyse) -> None:
+    result = analyse(two_alerts(tmp_path / "a.mp4"), video="clips")
+    for alert, clip in zip(
+        result.alerts, record_of(tmp_path / "out")["video"]["clips"], strict=True
+    ):
+        with av.open(str(tmp_path / "out" / clip["file"])) as container:
+            marks = {
+                c["metadata"]["title"]: float(c["start"] * c["time_base"])
+                for c in container.chapters()
+            }
+        (begins,) = [at for title, at in marks.items() if title.startswith(f"Alert {alert.number}")]
+        assert begins == pytest.approx(alert.start_s - clip["offset_s"], abs=0.001)
+
+
+def test_clips_stay_within_the_stretch_that_was_asked_for(tmp_path: Path, analyse: Analyse) -> None:
+    recording = two_alerts(tmp_path / "a.mp4")
+    result = analyse(recording, video="clips", start_s=4.5, end_s=7.5)
+    (alert,) = result.alerts
+    assert alert.start_s - 5 < 4 and alert.end_s + 5 > 8, "a whole clip would leave the stretch"
+    (clip,) = record_of(tmp_path / "out")["video"]["clips"]
+    times = sorted(time + Fraction(clip["offset_s"]) for time in times_of(
+        tmp_path / "out" / clip["file"]
+    ))  # fmt: skip
+    assert times[0] == 4, "the last keyframe before the stretch, one a second"
+    assert Fraction(15, 2) - Fraction(2, 25) <= times[-1] <= Fraction(15, 2) + Fraction(3, 25)
+
+
 def test_a_recording_without_alerts_leaves_no_clips_and_says_so(
     tmp_path: Path, analyse: Analyse
 ) -> None:

@@ -36,6 +36,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from ccdstream.history import score_text
 from ccdstream.report.files import Text, TextFile
 from ccdstream.timecode import timecode
 
@@ -80,6 +81,8 @@ class AlertLike(Protocol):
     def informative_frames(self) -> int: ...
     @property
     def model(self) -> str: ...
+    @property
+    def open_at_end(self) -> bool: ...
 
 
 def alert_record(alert: AlertLike, time_base: Fraction) -> dict[str, Any]:
@@ -129,9 +132,7 @@ def alert_title(alert: AlertLike) -> str:
             where = ", in the centre"
         case hour:
             where = f", at {hour} o'clock"
-    # cut, not rounded: a score is never shown as 1
-    score = math.floor(alert.peak_score * 1000) / 1000
-    return f"Alert {alert.number}: {FINDING}{where}, peak {score:.3f}"
+    return f"Alert {alert.number}: {FINDING}{where}, peak {score_text(alert.peak_score)}"
 
 
 class AlertWriter:

@@ -10,7 +10,7 @@
   let now = data.start, lit = -1, shownTile = null, dragging = false;
 
   const clock = (seconds, digits = 2) => {
-    const scale = 10 ** digits, units = Math.floor(Math.abs(seconds) * scale + 1e-6);
+    const scale = 10 ** digits, units = Math.floor(Math.abs(seconds) * scale + 0.5);
     const whole = Math.floor(units / scale), two = (n) => String(n).padStart(2, "0");
     const hours = Math.floor(whole / 3600), minute = Math.floor(whole / 60) % 60;
     const text = hours ? `${hours}:${two(minute)}:${two(whole % 60)}` : `${minute}:${two(whole % 60)}`;
@@ -22,7 +22,7 @@
     const at = column(seconds), state = data.state[at];
     if (state === "-") return "no frames";
     const name = data.states[Number(state)];
-    return name === "UNCLEAR" ? name : `${name} ${(Math.floor(data.score[at] / 10) / 1000).toFixed(3)}`;
+    return name === "UNCLEAR" ? name : `${name} ${(data.score[at] / 1000).toFixed(3)}`;
   };
 
   const show = (seconds) => {
@@ -55,6 +55,11 @@
     // a little into the frame: its own time, rounded, may be the end of the one before
     video.currentTime = Math.max(now - data.offset + Math.min(data.frame / 10, 0.001), 0);
     if (play) video.play().catch(() => {});
+  };
+  const seekIn = (clip, seconds, play) => {
+    show(seconds);
+    clip.currentTime = Math.max(now - Number(clip.dataset.offset) + Math.min(data.frame / 10, 0.001), 0);
+    if (play) clip.play().catch(() => {});
   };
   const toAlert = (step) => {
     const at = step > 0
@@ -116,9 +121,12 @@
     }
     const button = event.target.closest("[data-seek]");
     if (!button) return;
-    seek(Number(button.dataset.seek), button.dataset.play === "yes");
-    const box = video ? video.getBoundingClientRect() : plot.getBoundingClientRect();
-    if (box.bottom < 80 || box.top > innerHeight - 80) (video || plot).scrollIntoView({ block: "center" });
+    const clip = video ? null : button.closest(".card")?.querySelector(".clip");
+    const seconds = Number(button.dataset.seek), play = button.dataset.play === "yes";
+    if (clip) seekIn(clip, seconds, play);
+    else seek(seconds, play);
+    const shown = video || clip || plot, box = shown.getBoundingClientRect();
+    if (box.bottom < 80 || box.top > innerHeight - 80) shown.scrollIntoView({ block: "center" });
   });
 
   // -- the video ---------------------------------------------------------------------------------
@@ -154,6 +162,11 @@
     $("speed").addEventListener("click", nextSpeed);
     for (const name of ["previous", "next"]) $(name).disabled = data.alerts.length === 0;
   }
+  for (const clip of document.querySelectorAll(".clip")) {
+    clip.addEventListener("timeupdate", () => {
+      if (!clip.paused) show(clip.currentTime + Number(clip.dataset.offset));
+    });
+  }
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
     const onButton = event.target.closest("button, a, video");
@@ -167,7 +180,7 @@
       ".": () => seek(now + data.frame),
       n: () => toAlert(1),
       p: () => toAlert(-1),
-      s: () => video && nextSpeed(),
+      s: () => (video ? nextSpeed() : false),
       " ": () => (video && !onButton ? play() : false),
     }[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (act && act() !== false) event.preventDefault();

@@ -17,18 +17,18 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from ccdstream.errors import OutputError, reason_of
-from ccdstream.history import SCALE_DECADES, STATES, History, on_scale
+from ccdstream.history import SCALE_DECADES, STATES, History, on_scale, score_text, thousandths
 from ccdstream.report.alerts import FINDING, AlertLike
 from ccdstream.report.audit import plain
 from ccdstream.report.files import printable, write_text
 from ccdstream.report.gallery import MOST_PEAKS, Gallery, Tile
+from ccdstream.timecode import short_time
 
 EMBED_BYTES = 8_000_000
 """A video up to this size is inside the page."""
@@ -65,7 +65,6 @@ _NUMBERED = 40
 """Up to so many alerts have their number in the line: more would hide each other."""
 
 Run = Mapping[str, Any]
-NO_CLIPS: Mapping[int, str] = MappingProxyType({})
 
 
 def write_page(
@@ -76,7 +75,6 @@ def write_page(
     *,
     video: Path | None,
     abreast: int = 1,
-    clips: Mapping[int, str] = NO_CLIPS,
     clips_play: bool = True,
     overwrite: bool = False,
 ) -> None:
@@ -89,8 +87,7 @@ def write_page(
         gallery: pictures and scores.
         video: the whole video, which browsers can play; None where there is none.
         abreast: how many pictures of the recording stand side by side in it.
-        clips: by the number of an alert: the name of its clip, beside the page.
-        clips_play: whether browsers can play them.
+        clips_play: whether browsers can play the clips that run.json names.
 
     Raises:
         OutputError: the file exists or cannot be written, or the video cannot be read.
@@ -113,7 +110,6 @@ def write_page(
         video=name,
         inside=inside,
         abreast=abreast,
-        clips=clips,
         clips_play=clips_play,
     )
     write_text(path, text, overwrite=overwrite)
@@ -127,7 +123,6 @@ def page(
     video: str | None,
     inside: bytes | None = None,
     abreast: int = 1,
-    clips: Mapping[int, str] = NO_CLIPS,
     clips_play: bool = True,
 ) -> str:
     """The report as HTML.
@@ -138,7 +133,7 @@ def page(
         gallery: pictures and scores.
         video: name of the video beside the page; None where there is none.
         inside: the same video, to embed; None to play the one beside.
-        abreast, clips, clips_play: as for `write_page`.
+        abreast, clips_play: as for `write_page`.
     """
     run = plain(run)
     name = str(run["input"]["file"])
@@ -165,7 +160,7 @@ def page(
         + _warnings(run)
         + '<div class="watch">\n'
         + _stage(run, alerts, gallery, video, inside)
-        + _cards(run, alerts, gallery, clips, clips_play)
+        + _cards(run, alerts, gallery, video is not None, clips_play)
         + "</div>\n"
         + _strip(gallery)
         + '<div class="pair">\n'
@@ -199,7 +194,7 @@ def _summary(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
     frames = counts["frames"]
     unclear = frames - counts["informative_frames"]
     used = gallery.line.score[gallery.line.state > 0]
-    highest = _score(float(used.max())) if len(used) else "none"
+    highest = score_text(float(used.max())) if len(used) else "none"
     tiles = (
         ("Alerts", str(len(alerts)), ""),
         ("Time in alert", _length(alert_s), _percent(alert_s, length_s)),
@@ -263,13 +258,17 @@ def _stage(
         '<section class="stage" aria-label="Recording and score">\n'
         + player
         + '<div class="line">\n<h2>Score over time <span id="now" class="soft"></span></h2>\n'
-        + _line(run, alerts, gallery)
+        + _line(run, alerts, gallery, "go there" if video is not None else "read the score there")
         + "</div>\n</section>\n"
     )
 
 
-def _line(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
-    """The score against time, as SVG: what is stretched lies in an inner drawing, text does not."""
+def _line(run: Run, alerts: Sequence[AlertLike], gallery: Gallery, what: str) -> str:
+    """The score against time, as SVG: what is stretched lies in an inner drawing, text does not.
+
+    Args:
+        what: what a click does.
+    """
     used, span_s = _used(gallery.line)
     state, start_s = gallery.line.state[:used], gallery.start_s
     height = np.where(state == 0, _STUB, on_scale(gallery.line.score[:used]))
@@ -285,13 +284,11 @@ def _line(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
         for number, name in enumerate(STATES)
         if (state == number).any()
     )
-    scale = ""
+    scale = words = ""
     for decade in range(1, int(SCALE_DECADES) + 1):
         y = down(decade / SCALE_DECADES)
-        scale += (
-            f'<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="scale" x="4" y="{y + 11:.1f}">{1 - 10.0**-decade:.{decade}f}</text>'
-        )
+        scale += f'<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>'
+        words += f'<text class="scale" x="4" y="{y + 13:.1f}">{1 - 10.0**-decade:.{decade}f}</text>'
     enter = run["alert_rule"]["enter"]
     y = down(float(on_scale(np.array(enter))))
     marks = ""
@@ -316,7 +313,7 @@ def _line(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
         ticks += (
             f'<line class="tick" x1="{x:.3f}%" x2="{x:.3f}%" y1="{bottom}" y2="{bottom + 5}"/>'
             f'<text class="time" x="{x:.3f}%" y="{bottom + 18}" text-anchor="{anchor}">'
-            f"{_short(seconds, digits)}</text>"
+            f"{short_time(seconds, digits)}</text>"
         )
     return (
         '<div class="plot" id="plot" role="slider" tabindex="0" aria-label="Time in the recording" '
@@ -325,16 +322,17 @@ def _line(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
         f'<rect class="back" x="0" y="{_PLOT_TOP}" width="100%" height="{_PLOT_PX}"/>'
         f'<svg x="0" y="{_PLOT_TOP}" width="100%" height="{_PLOT_PX}" '
         f'viewBox="0 0 {used} 1000" preserveAspectRatio="none">{bars}</svg>'
-        f'{scale}<line class="enter" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'{scale}<line class="enter" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>{words}'
         f'<text class="enter-word" x="100%" dx="-4" y="{y - 4:.1f}" text-anchor="end">'
         f"alerts open at {enter:g}</text>"
         f'<g class="marks">{marks}</g>{ticks}'
         f'<line id="hair" x1="0" x2="0" y1="{_PLOT_TOP}" y2="{bottom}"/>'
         f'<line id="cursor" x1="0" x2="0" y1="14" y2="{bottom}"/></svg>\n'
         '<p id="hover" class="hover" hidden></p>\n</div>\n'
-        '<p class="keys">Click or drag to go there. Keys: <kbd>&larr;</kbd> <kbd>&rarr;</kbd> '
-        "5 s, with <kbd>shift</kbd> 1 s; <kbd>,</kbd> <kbd>.</kbd> a frame; <kbd>N</kbd> "
-        "<kbd>P</kbd> next and previous alert.</p>\n"
+        f'<p class="keys">Click or drag to {what}. Keys: <kbd>&larr;</kbd> <kbd>&rarr;</kbd> '
+        "5 s, with <kbd>shift</kbd> 1 s; <kbd>,</kbd> <kbd>.</kbd> a frame"
+        + "; <kbd>N</kbd> <kbd>P</kbd> next and previous alert" * bool(alerts)
+        + ".</p>\n"
     )
 
 
@@ -342,7 +340,7 @@ def _cards(
     run: Run,
     alerts: Sequence[AlertLike],
     gallery: Gallery,
-    clips: Mapping[int, str],
+    has_video: bool,
     clips_play: bool,
 ) -> str:
     rule = run["alert_rule"]
@@ -362,19 +360,23 @@ def _cards(
             f'<p class="soft">Pictures are kept of the {MOST_PEAKS} alerts with the highest '
             "peaks.</p>\n"
         )
+    clips = {clip["alert"]: clip for clip in run["video"]["clips"]}
     cards = "".join(
-        _card(alert, rule, gallery, clips.get(alert.number), clips_play) for alert in alerts
+        _card(alert, rule, gallery, clips.get(alert.number), clips_play, has_video)
+        for alert in alerts
     )
     return head + note + f'<ol id="alerts">\n{cards}</ol>\n</section>\n'
 
 
-def _card(alert: AlertLike, rule: Run, gallery: Gallery, clip: str | None, clip_plays: bool) -> str:
+def _card(
+    alert: AlertLike, rule: Run, gallery: Gallery, clip: Run | None, clip_plays: bool, video: bool
+) -> str:
     peak = gallery.peaks.get(alert.number)
     pictures = ""
     if peak is not None:
         pictures = (
             f'<button type="button" class="peak" data-seek="{alert.peak_s:.6f}" '
-            f'aria-label="Alert {alert.number}: show its peak">'
+            f'aria-label="Alert {alert.number}: go to its peak">'
             f'<img src="{_data_uri("image/jpeg", peak.plain)}" alt="The frame at its peak">'
             f'<img src="{_data_uri("image/jpeg", peak.heat)}" alt="The same with its heatmap">'
             "</button>\n"
@@ -397,34 +399,44 @@ def _card(alert: AlertLike, rule: Run, gallery: Gallery, clip: str | None, clip_
     if alert.informative_frames < alert.frames:
         seen += f", {alert.informative_frames} informative"
     facts = (
-        ("Peak", f"{_score(alert.peak_score)} at {_short(alert.peak_s, 2)}"),
+        ("Peak", f"{score_text(alert.peak_score)} at {short_time(alert.peak_s, 2)}"),
         ("Length", f"{_length(length_s)}, {seen}"),
         ("Where", place),
     )
+    go = ""
+    if video or (clip is not None and clip_plays):
+        go = (
+            f'<button type="button" class="go" data-seek="{alert.start_s:.6f}" data-play="yes">'
+            f"{'Play' if video else 'Play from the alert'}</button>"
+        )
     return (
         f'<li class="card" id="alert-{alert.number}">\n{pictures}<div class="said">\n'
-        f"<h3><b>{alert.number}</b> {_short(alert.start_s, 2)} to {_short(alert.end_s, 2)}"
-        f'<button type="button" class="go" data-seek="{alert.start_s:.6f}" data-play="yes">'
-        "Play</button></h3>\n<dl>"
+        f"<h3><b>{alert.number}</b> {short_time(alert.start_s, 2)} to {short_time(alert.end_s, 2)}"
+        + go
+        + "</h3>\n"
+        + '<p class="open">Open when the analysis ended: it may go on.</p>\n' * alert.open_at_end
+        + "<dl>"
         + "".join(f"<div><dt>{what}</dt><dd>{_safe(value)}</dd></div>" for what, value in facts)
         + f"</dl>\n<p>{_safe(why)}</p>\n{_clip(alert, clip, clip_plays)}</div>\n</li>\n"
     )
 
 
-def _clip(alert: AlertLike, name: str | None, plays: bool) -> str:
-    """The clip of an alert: to play where browsers can, and its address in any case."""
-    if name is None:
+def _clip(alert: AlertLike, clip: Run | None, plays: bool) -> str:
+    """The clip of an alert: to play where browsers can, its address, and where the alert begins."""
+    if clip is None:
         return ""
+    name, into_s = clip["file"], max(alert.start_s - clip["offset_s"], 0.0)
     address = _beside(name)
     player = (
         f'<video class="clip" controls playsinline preload="metadata" src="{address}" '
+        f'data-offset="{clip["offset_s"]:.6f}" '
         f'aria-label="The clip of alert {alert.number}"></video>\n'
         if plays
         else ""
     )
     return (
-        f'{player}<p class="clip-name">Clip: <a href="{address}">'
-        f"{_safe(printable(Path(name)))}</a></p>\n"
+        f'{player}<p class="clip-name">The alert begins {_length(into_s)} into its clip, '
+        f'<a href="{address}">{_safe(printable(Path(name)))}</a></p>\n'
     )
 
 
@@ -447,15 +459,15 @@ def _strip(gallery: Gallery) -> str:
 
 def _tile(tile: Tile, digits: int) -> str:
     place = float(on_scale(np.array(tile.score)))
-    at = _short(tile.seconds, 1)
-    score = _score(tile.score) if tile.score else "no score"
+    at = short_time(tile.seconds, 1)
+    score = score_text(tile.score) if tile.score else "no score"
     return (
         f'<li class="tile {tile.state}"><button type="button" data-seek="{tile.seconds:.6f}" '
         f'title="{at}, {tile.state}, {score}">'
         f'<img src="{_data_uri("image/jpeg", tile.jpeg)}" alt="">'
         '<svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect class="{tile.state}" width="{max(100 * place, 3):.1f}" height="1"/></svg>'
-        f"<span>{_short(tile.seconds, digits)}</span></button></li>\n"
+        f"<span>{short_time(tile.seconds, digits)}</span></button></li>\n"
     )
 
 
@@ -516,7 +528,7 @@ def _facts(run: Run) -> str:
     rule, counts, timing = run["alert_rule"], run["counts"], run["timing"]
     colour, made = source["colour"], run["video"]
     stretch = [
-        f"{word} {_short(source[key], 2)}"
+        f"{word} {short_time(source[key], 2)}"
         for word, key in (("from", "start_s"), ("to", "end_s"))
         if source[key] is not None
     ]
@@ -692,8 +704,7 @@ def _data(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
         "end": run["stream"]["last_s"],
         "span": span_s,
         "offset": run["overlay_offset_s"],
-        # in ten thousandths, cut: a score is never shown as 1
-        "score": [int(10_000 * value) for value in line.score[:used].tolist()],
+        "score": [thousandths(value) for value in line.score[:used].tolist()],
         "state": "".join("-" if each < 0 else str(each) for each in line.state[:used].tolist()),
         "states": STATES,
         "alerts": [[a.number, a.start_s, a.end_s, a.peak_s] for a in alerts],
@@ -747,26 +758,8 @@ def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if whole > 0 else "-"
 
 
-def _score(score: float) -> str:
-    """Cut, not rounded: a score is never shown as 1."""
-    return f"{math.floor(score * 1000) / 1000:.3f}"
-
-
 def _length(seconds: float) -> str:
-    return f"{seconds:.1f}\u00a0s" if seconds < 60 else _short(seconds)
-
-
-def _short(seconds: float, digits: int = 0) -> str:
-    """Stream time as M:SS or H:MM:SS, cut, with so many digits of the second."""
-    scale = 10**digits
-    units = math.floor(abs(seconds) * scale + 1e-6)
-    whole, fraction = divmod(units, scale)
-    minutes, second = divmod(whole, 60)
-    hours, minute = divmod(minutes, 60)
-    text = f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-    return (
-        ("-" if seconds < 0 and units else "") + text + (f".{fraction:0{digits}d}" * bool(digits))
-    )
+    return f"{seconds:.1f}\u00a0s" if seconds < 59.95 else short_time(seconds)
 
 
 def _rate(rate: Any) -> str:
