@@ -7,24 +7,27 @@ ends in the files that an undisturbed one leaves. `batch.json` says at all times
 """
 
 import json
+import math
 import os
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ccdstream import NOTICE, __version__
+from ccdstream.alert import Alert
 from ccdstream.bundle import Bundle
 from ccdstream.cluster import Cluster, ClusterWorker, Seat
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import CcdstreamError, EngineError, OutputError, VideoOpenError, show_path
 from ccdstream.pseudonym import Alias
 from ccdstream.recording import OutputFiles, Progress, RunOptions, RunResult, is_of, run
-from ccdstream.report.alerts import alert_record
+from ccdstream.report.alerts import alert_record, read_alerts
 from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
 from ccdstream.report.audit import write_audit
 from ccdstream.report.files import (
@@ -239,6 +242,17 @@ class Wanted:
     """Of the engines that take one."""
 
 
+class Stored(NamedTuple):
+    """What whole results say."""
+
+    record: dict[str, Any]
+    """run.json."""
+    lines: list[dict[str, Any]]
+    """alerts.jsonl."""
+    alerts: list[Alert]
+    """The same: times to the microsecond, scores to six digits."""
+
+
 class Standing(NamedTuple):
     """What of a job's results is there."""
 
@@ -246,6 +260,8 @@ class Standing(NamedTuple):
     """whole: all of what is wanted; unfinished: of that, but not to the end, or not all of it;
     other: of another input, model, option or version; foreign: files that no run.json speaks of."""
     why: str = ""
+    stored: Stored | None = None
+    """Of those that are whole."""
 
 
 def standing(job: Job, wanted: Wanted) -> Standing:
@@ -277,7 +293,22 @@ def standing(job: Job, wanted: Wanted) -> Standing:
             return Standing("unfinished", "the recording changed while it was analysed")
     except (KeyError, TypeError, AttributeError):
         return Standing("other", f"{show_path(audit)} is not one of this version")
-    return Standing("whole")
+    told = job.files.path("alerts.jsonl")
+    try:
+        lines = read_alerts(told)
+        stored = Stored(record, lines, [_alert_of(line) for line in lines])
+    except (OSError, ValueError, KeyError):
+        return Standing("other", f"{show_path(told)} is not as it was left")
+    return Standing("whole", stored=stored)
+
+
+def _alert_of(line: dict[str, Any]) -> Alert:
+    values = {each.name: line[each.name] for each in fields(Alert) if each.name != "number"}
+    if values["peak_raw"] is None:
+        values["peak_raw"] = math.nan
+    if values["box"] is not None:
+        values["box"] = tuple(values["box"])
+    return Alert(number=line["alert"], **values)
 
 
 def _difference(record: dict[str, Any], job: Job, wanted: Wanted) -> str:
@@ -290,8 +321,8 @@ def _difference(record: dict[str, Any], job: Job, wanted: Wanted) -> str:
         return f"its results are of the model {model['id']}"
     if record["alert_rule"] != dict(bundle.alert):
         return "its results are of other alert settings"
-    if record["options"] != wanted.options.of_results():
-        return "its results are of other options"
+    if other := _other_options(record["options"], wanted.options.of_results()):
+        return f"its results are of other options ({other})"
     if wanted.device not in ("auto", used["device"]):
         return f"its results were computed on {used['device']}"
     if wanted.engine not in ("auto", used["name"]):
@@ -306,6 +337,33 @@ def _difference(record: dict[str, Any], job: Job, wanted: Wanted) -> str:
             "Check that it is there and readable."
         ) from error
     return "" if same else "its results are of another recording"
+
+
+OPTION_NAMES = {"start_s": "from", "end_s": "to"}
+"""Of options that people know by another name than run.json does."""
+
+
+def _other_options(there: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Each option that is not as asked, in the words of the command line."""
+    return "; ".join(
+        f"{OPTION_NAMES.get(name, name.replace('_', '-'))}: {_in_words(there.get(name))} there, "
+        f"{_in_words(asked.get(name))} asked for"
+        for name in {**asked, **there}
+        if there.get(name) != asked.get(name)
+    )
+
+
+def _in_words(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case None | []:
+            return "nothing"
+        case float() | int():
+            return f"{value:g} s"
+        case list():
+            return " and ".join(map(str, value))
+    return str(value)
 
 
 def _read(audit: Path) -> dict[str, Any]:
@@ -347,6 +405,10 @@ class Entry:
     reason: str = ""
     outputs: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    """What its results are to be read with."""
+    stored: Stored | None = None
+    """What its results say, where it was done already."""
     seconds: float | None = None
     """How long it was at work; None where it was not."""
     node: str | None = None
@@ -355,10 +417,11 @@ class Entry:
     """How often it was begun; more than once where a node was lost."""
 
     def take_in(self, job: Job) -> None:
-        """Take outputs and counts from what the run left."""
+        """Take outputs, counts and warnings from what the run left."""
         record = _read(job.files.path("run.json"))
         self.outputs = list(record.get("outputs", ()))
         self.counts = dict(record.get("counts", {}))
+        self.warnings = list(record.get("warnings", ()))
 
 
 @dataclass(slots=True)
@@ -420,6 +483,7 @@ class Ledger:
             "reason": reason,
             "outputs": entry.outputs,
             "counts": entry.counts,
+            "warnings": entry.warnings,
             "seconds": entry.seconds,
             "node": entry.node,
             "tries": entry.tries,
@@ -500,12 +564,15 @@ def run_batch(
         OutputError: the results' folder cannot be written, or another batch is at work in it.
         EngineError, BundleError: the model cannot be opened.
     """
-    make_folder(found.output)
     busy = (
         f"another run is at work in {show_path(found.output)}. "
         "Wait for it, or choose another --output."
     )
-    with Lock(batch_lock(found.output), busy):
+    with ExitStack() as held:
+        if cluster is not None and not os.path.lexists(found.output / "batch.json"):
+            held.enter_context(cluster.joined())  # where it cannot be, nothing is left behind
+        make_folder(found.output)
+        held.enter_context(Lock(batch_lock(found.output), busy))
         for folder in sorted({job.files.folder for job in found.jobs}):
             sweep(folder)
         ledger = Ledger(found.output, wanted, [
@@ -549,7 +616,7 @@ def _look(entry: Entry, job: Job, wanted: Wanted) -> None:
         return
     entry.reason = found.why
     if found.state == "whole":
-        entry.status = Status.already_done
+        entry.status, entry.stored = Status.already_done, found.stored
         entry.take_in(job)
 
 

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ccdstream import NOTICE, __version__
 from ccdstream.console import (
     MODEL_HELP,
+    MODEL_PANEL,
     Bar,
     BundleArgument,
     CalibrationOption,
@@ -51,7 +53,7 @@ from ccdstream.timecode import timecode
 
 if TYPE_CHECKING:
     from ccdstream.alert import Alert
-    from ccdstream.batch import Entry, Ledger, Opened, Place, Wanted
+    from ccdstream.batch import Entry, Ledger, Opened, Place, Stored, Wanted
     from ccdstream.bundle import Bundle
     from ccdstream.decode import VideoSource
     from ccdstream.engine.select import SelectedEngine
@@ -59,7 +61,21 @@ if TYPE_CHECKING:
     from ccdstream.recording import OutputFiles, Progress, RunOptions, RunResult
     from trainer.runs import Progress as StageProgress
 
+
+class Commands(TyperGroup):
+    """All commands."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Do what `ctx` says; a wrong value of an option is told without pydantic's first words."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -70,6 +86,12 @@ model_app = typer.Typer(no_args_is_help=True, help="Look into a model bundle, or
 app.add_typer(model_app, name="model")
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
 app.add_typer(data_app, name="data")
+
+# the options of run, in groups
+_RESULTS = "Results"
+_STRETCH = "Stretch"
+_MANY = "Many recordings"
+_PRIVACY = "Privacy"
 
 _STOPPING = "stopping: the files are being finished"
 
@@ -147,11 +169,9 @@ def run(
             "-o",
             help="Folder for the results; default INPUT.ccdstream, and ccdstream-results of "
             "several inputs.",
+            rich_help_panel=_RESULTS,
         ),
     ] = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Look into the folders of a folder too.")
-    ] = False,
     model: Model = None,
     device: DeviceOption = Device.auto,
     engine: EngineOption = EngineName.auto,
@@ -162,24 +182,38 @@ def run(
         typer.Option(
             help="Which video to write. overlay: the recording with heatmap and score; "
             "side-by-side: the recording beside that; chapters: a copy with chapters at alerts; "
-            "clips: a copy of 5 s before to 5 s after each alert; copies are not encoded anew."
+            "clips: a copy of 5 s before to 5 s after each alert; copies are not encoded anew.",
+            rich_help_panel=_RESULTS,
         ),
     ] = VideoOutput.overlay,
     also: Annotated[
         list[AlsoOutput] | None,
         typer.Option(
             help="Further files: the scores as Parquet; the score and hottest box of each frame in "
-            "COCO's form. May be given several times."
+            "COCO's form. May be given several times.",
+            rich_help_panel=_RESULTS,
         ),
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--from", metavar="T", help="Start at T: 90, 90s or 00:01:30.")
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="T",
+            help="Start at T: 90, 90s or 00:01:30.",
+            rich_help_panel=_STRETCH,
+        ),
     ] = None,
-    end: Annotated[str | None, typer.Option("--to", metavar="T", help="Stop before T.")] = None,
+    end: Annotated[
+        str | None,
+        typer.Option("--to", metavar="T", help="Stop before T.", rich_help_panel=_STRETCH),
+    ] = None,
     batch: Annotated[
         int | None,
         typer.Option(
-            min=1, max=64, help="Frames in one model call; default 4 on a CPU, 8 on a GPU."
+            min=1,
+            max=64,
+            help="Frames in one model call; default 4 on a CPU, 8 on a GPU.",
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = None,
     keep_metadata: Annotated[
@@ -188,6 +222,7 @@ def run(
             "--keep-metadata",
             help="Copy what the recording's file says of itself (title, time, place) into the "
             "video; left out otherwise.",
+            rich_help_panel=_PRIVACY,
         ),
     ] = False,
     deid: Annotated[
@@ -196,6 +231,7 @@ def run(
             "--deid",
             help="Results that do not say whose recording it is: border and lasting text black, "
             "no sound, out-of-body frames blurred, names replaced. Look at them before you share.",
+            rich_help_panel=_PRIVACY,
         ),
     ] = False,
     deid_map: Annotated[
@@ -205,8 +241,18 @@ def run(
             metavar="FILE",
             help="CSV that keeps the key and the names behind the pseudonyms of --deid; default "
             "OUTPUT.names.csv.",
+            rich_help_panel=_PRIVACY,
         ),
     ] = None,
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "--recursive",
+            "-r",
+            help="Look into the folders of a folder too.",
+            rich_help_panel=_MANY,
+        ),
+    ] = False,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -215,6 +261,7 @@ def run(
             min=1,
             max=64,
             help="Recordings at a time; default 1 on a CPU, 2 on each GPU.",
+            rich_help_panel=_MANY,
         ),
     ] = None,
     ray: Annotated[
@@ -224,10 +271,16 @@ def run(
             metavar="auto|ADDRESS",
             help="Analyse on the Ray cluster that this machine belongs to; ADDRESS is HOST:PORT of "
             "its head. Needs the extra ray.",
+            rich_help_panel=_MANY,
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Do again what is done, and replace its results.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Do again what is done, and replace its results.",
+            rich_help_panel=_RESULTS,
+        ),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -235,6 +288,10 @@ def run(
     """Analyse recordings: overlay video, alerts and scores.
 
     Example: ccdstream run case12.mp4 -o results --json > alerts.jsonl
+
+    One recording: results of the same recording, model and options are left alone, and what they
+    say is printed again; unfinished ones are done again, and others are refused without
+    --overwrite.
 
     A folder, or several inputs, are a batch: each recording in a process of its own, results below
     OUTPUT as the recordings lie below their folder, and batch.json there, which says what became
@@ -247,9 +304,6 @@ def run(
     by its path must lie on storage that every node has at the same place, with file locks that
     reach from node to node, and every node needs the same ccdstream. What was at work on a node
     that is lost is begun again on another, three times in all.
-
-    One recording: results of the same recording, model and options are left alone, unfinished ones
-    are done again, and others are refused without --overwrite.
     """
     with command():
         from ccdstream.batch import is_batch
@@ -270,6 +324,11 @@ def run(
             output = names.output
         if None not in (options.start_s, options.end_s) and options.end_s <= options.start_s:  # type: ignore[operator]
             raise typer.BadParameter("--to must be later than --from.")
+        if "coco" in options.also and options.start_s is not None:
+            raise typer.BadParameter(
+                "--also coco names frames by their number in the recording, which is not known "
+                "with --from. Leave out one of them."
+            )
         check_forms(options)
         choice = _Choice(model, device, engine, precision, tuple(calibration or ()), quiet)
         if ray is not None or is_batch(inputs):
@@ -315,7 +374,7 @@ def _names_of(
     if options.video in COPIED:
         raise typer.BadParameter(
             f"--video {options.video} copies the recording's pictures as they are, with all that "
-            "--deid is to remove. Use --video overlay or none with --deid."
+            "--deid is to remove. Use --video overlay, side-by-side or none with --deid."
         )
     folder = output or _DEID_OUTPUT
     place = deid_map or default_map(folder)
@@ -394,10 +453,17 @@ def _run_one(
     if not options.overwrite:
         bundle = load_model(choice.model, quiet=True)
         there = standing(Job(path, files, path.name, alias), choice.results(bundle, options))
-        if there.state == "whole":
+        if there.stored is not None:
+            called = path.name if alias is None else alias.name
+            _tell_stored(there.stored, path.name, called, files, as_json, choice.quiet)
             if not choice.quiet:
-                say(f"{show_path(path.name)} is done already: {show_path(files.path('run.json'))}")
+                say(NOTICE)
             return
+        if there.state == "other":
+            raise OutputError(
+                f"{show_path(files.path('run.json'))} is there already: {there.why}. "
+                "Replace these results with --overwrite, or choose another place with --output."
+            )
         if there.state == "unfinished":
             options = replace(options, overwrite=True)
     bundle, selected = choice(Place())
@@ -493,16 +559,18 @@ class _Analysis:
         from ccdstream import recording
         from ccdstream.report.alerts import alert_record
 
-        if not self.quiet:
-            say(
-                f"{show_path(path.name)}: {self.bundle.model_id}, {self.engine.name} on "
-                f"{self.engine.device}"
-            )
+        with_what = (
+            f"{show_path(path.name)}: {self.bundle.model_id}, {self.engine.name} on "
+            f"{self.engine.device}"
+        )
         with progress("frame", self.quiet) as bar:
-            told = self.quiet
+            begun = told = self.quiet
 
             def on_progress(at: "Progress") -> None:
-                nonlocal told
+                nonlocal begun, told
+                if not begun:  # not before: a recording that cannot be read has its error alone
+                    begun = True
+                    bar.aside(lambda: say(with_what))
                 bar.update(at.frames, at.frame_count_hint, f", {count(at.alerts, 'alert')}")
                 if not told and stopped():
                     told = True
@@ -533,17 +601,42 @@ class _Analysis:
         for note in result.notes:
             say(note)
         if not self.as_json:
-            tell("\n".join(alert_table(result.alerts)))
-        for file in result.outputs:
-            say(f"  {show_path(file)}")
+            tell("\n".join(alert_table(result.alerts, result.last_s)))
+        _name_outputs(files, [file.name for file in result.outputs])
         say(NOTICE)
+
+
+def _name_outputs(files: "OutputFiles", names: Sequence[str]) -> None:
+    """Say where results are: first the one for people."""
+    report = files.path("report.html")
+    say(f"report, for a browser: {show_path(report)}")
+    others = ", ".join(show_path(name) for name in names if name != report.name)
+    say(f"also in {show_path(files.folder)}{os.sep}: {others}")
+
+
+def _tell_stored(
+    stored: "Stored", name: str, called: str, files: "OutputFiles", as_json: bool, quiet: bool
+) -> None:
+    """Of a recording that is done already: what the run said of it."""
+    for warning in stored.record["warnings"]:
+        say(f"warning: {show_path(name)}: {warning}")
+    if not quiet:
+        say(f"{show_path(name)} is done already")
+    if as_json:
+        for line in stored.lines:
+            tell(_alert_line(called, line))
+    elif not quiet:
+        tell("\n".join(alert_table(stored.alerts, stored.record["stream"]["last_s"])))
+    if not quiet:
+        _name_outputs(files, stored.record["outputs"])
 
 
 def _found_in(result: "RunResult") -> str:
     uninformative = result.frames - result.informative_frames
+    of_them = f", {uninformative} of them uninformative" if uninformative else ""
     return (
         f"{count(result.frames, 'frame')} from {timecode(result.first_s)} to "
-        f"{timecode(result.last_s)}, {uninformative} of them uninformative; "
+        f"{timecode(result.last_s)}{of_them}; "
         f"{result.frames / max(result.wall_s, 1e-9):.1f} frames/s"
     )
 
@@ -585,9 +678,13 @@ class _BatchWatcher:
 
     def alert(self, entry: "Entry", record: dict[str, Any]) -> None:
         if self._as_json:
-            alias = None if entry.job is None else entry.job.alias
-            called = entry.name if alias is None else alias.name
-            self._bar.aside(lambda: tell(_alert_line(called, record)))
+            self._bar.aside(lambda: self._tell_alerts(entry, [record]))
+
+    def _tell_alerts(self, entry: "Entry", records: Sequence[dict[str, Any]]) -> None:
+        alias = None if entry.job is None else entry.job.alias
+        called = entry.name if alias is None else alias.name
+        for record in records:
+            tell(_alert_line(called, record))
 
     def ended(self, entry: "Entry", result: "RunResult | None") -> None:
         self._ended += entry.job is not None
@@ -597,6 +694,9 @@ class _BatchWatcher:
             self._frames += result.frames
             self._alerts += len(result.alerts)
             self._bar.aside(lambda: self._tell(entry, result))
+        elif entry.stored is not None:
+            stored = entry.stored
+            self._bar.aside(lambda: self._tell_stored(entry, stored))
         elif entry.status in ("failed", "crashed"):
             about = f"{show_path(entry.name)}: " if entry.status == "crashed" else ""
             self._bar.aside(lambda: complain(CcdstreamError(f"{about}{entry.reason}")))
@@ -610,7 +710,21 @@ class _BatchWatcher:
             return
         say("; ".join([f"{name}: {_found_in(result)}", *result.notes]))
         if not self._as_json:
-            tell("\n".join([name, *alert_table(result.alerts)]))
+            tell("\n".join([name, *alert_table(result.alerts, result.last_s)]))
+
+    def _tell_stored(self, entry: "Entry", stored: "Stored") -> None:
+        name = show_path(entry.name)
+        for warning in entry.warnings:
+            say(f"warning: {name}: {warning}")
+        if self._as_json:
+            self._tell_alerts(entry, stored.lines)
+        if self._quiet:
+            return
+        report = "" if entry.job is None else show_path(entry.job.files.path("report.html"))
+        say(f"{name} is done already; report: {report}")
+        if not self._as_json:
+            last_s = stored.record["stream"]["last_s"]
+            tell("\n".join([name, *alert_table(stored.alerts, last_s)]))
 
     def warn(self, text: str) -> None:
         self.say(text)
@@ -626,25 +740,33 @@ class _BatchWatcher:
 def _summary(ledger: "Ledger") -> list[str]:
     """A table of what a batch did, and a line for all."""
     lines = []
-    rows = [entry for entry in ledger.entries if entry.status != "already_done"]
+    rows = [e for e in ledger.entries if e.status != "already_done" or e.warnings]
     if rows:
         width = max(len(show_path(entry.node)) if entry.node else 0 for entry in rows)
         width = max(width, len("node")) + 2 if width else 0  # without a cluster there is none
         node = "node" if width else ""
-        lines.append(f"status       frames  alerts  seconds  {node:{width}s}recording")
+        lines.append(f"status        frames  alerts  seconds  {node:{width}s}recording")
     for entry in rows:
         frames, alerts = (entry.counts.get(each, "") for each in ("frames", "alerts"))
         seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
         node = show_path(entry.node) if entry.node else ""
+        status = _in_words(entry.status)
+        warned = f"  ({count(len(entry.warnings), 'warning')})" if entry.warnings else ""
         lines.append(
-            f"{entry.status:11s}  {frames:>6}  {alerts:>6}  {seconds:>7}  {node:{width}s}"
-            f"{show_path(entry.name)}"
+            f"{status:12s}  {frames:>6}  {alerts:>6}  {seconds:>7}  {node:{width}s}"
+            f"{show_path(entry.name)}{warned}"
         )
     number = ledger.count()
     told = ["done", "already_done", "failed", "not_begun"]
     told += [status for status in ("crashed", "interrupted") if number[status]]
-    counts = ", ".join(f"{number[status]} {status.replace('_', ' ')}" for status in told)
+    counts = ", ".join(f"{number[status]} {_in_words(status)}" for status in told)
+    if warned_of := sum(bool(entry.warnings) for entry in ledger.entries):
+        counts += f", {warned_of} with warnings"
     return [*lines, f"{counts}: {show_path(ledger.path)}"]
+
+
+def _in_words(status: str) -> str:
+    return status.replace("_", " ")
 
 
 app.command(no_args_is_help=True)(live)
@@ -766,10 +888,8 @@ def demo(
         if not quiet:
             say(
                 f"overlay video: {show_path(files.path('overlay.mp4'))}\n"
-                f"alerts:        {show_path(files.path('alerts.csv'))}\n"
                 f"truth:         {show_path(truth_path(video))}\n"
-                "The sample is rendered: it shows how results look, not how accurate they are.\n"
-                f"report, for a browser: {show_path(files.path('report.html'))}"
+                "The sample is rendered: it shows how results look, not how accurate they are."
             )
         if interrupted:
             raise typer.Exit(130)

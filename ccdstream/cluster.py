@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -90,7 +90,8 @@ class ClusterWorker:
 
 class Cluster:
     """Workers on a Ray cluster that this machine belongs to; a context manager. Entering joins the
-    cluster. Leaving ends all workers, after an error those at work give up and tidy up."""
+    cluster, unless `joined` has. Leaving ends all workers, after an error those at work give up and
+    tidy up."""
 
     def __init__(self, address: str) -> None:
         """
@@ -110,12 +111,31 @@ class Cluster:
             raise ConfigError(f"--ray needs Ray, which is not installed: {INSTALL}")
         self.alive: list[ClusterWorker] = []
         self._address = address
+        self._is_joined = False
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Join the cluster ahead of its workers; leaves it in the end.
+
+        Raises:
+            EngineError: there is no such cluster, or it cannot be joined.
+        """
+        self._join()
+        try:
+            yield
+        finally:
+            self._leave()
 
     def __enter__(self) -> Self:
         """
         Raises:
             EngineError: there is no such cluster, or it cannot be joined.
         """
+        if not self._is_joined:
+            self._join()
+        return self
+
+    def _join(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this network
         import ray
 
@@ -135,12 +155,19 @@ class Cluster:
             raise EngineError(
                 f"no Ray cluster can be joined {where}: {why} "
                 "Start Ray on this machine with ray start, with the versions of Python and Ray "
-                "that the cluster has."
+                "that the cluster has, or leave out --ray."
             ) from error
         finally:
             if signal.getsignal(signal.SIGTERM) is not before:  # Ray's would end the program
                 signal.signal(signal.SIGTERM, before)
-        return self
+        self._is_joined = True
+
+    def _leave(self) -> None:
+        import ray
+
+        if self._is_joined:
+            self._is_joined = False
+            ray.shutdown()
 
     def _knock(self) -> None:
         host, _, port = self._address.rpartition(":")
@@ -149,7 +176,7 @@ class Cluster:
         except (OSError, OverflowError) as error:
             raise EngineError(
                 f"no Ray cluster answers at {self._address}: {error}. "
-                "Name HOST:PORT as ray start --head printed it, or auto."
+                "Name HOST:PORT as ray start --head printed it, or auto; or leave out --ray."
             ) from error
 
     def seats(
@@ -247,7 +274,7 @@ class Cluster:
             for worker in list(self.alive):
                 self._drop(worker)
         finally:
-            ray.shutdown()
+            self._leave()
 
 
 def deal(

@@ -54,9 +54,16 @@ class PrecisionName(StrEnum):
     int8 = "int8"
 
 
+MODEL_PANEL = "Model and engine"
 MODEL_HELP = "Model bundle: a folder, or a packaged one's name (see model list)."
 Model = Annotated[
-    str | None, typer.Option("--model", metavar="BUNDLE", help=f"{MODEL_HELP} Default: default.")
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="BUNDLE",
+        help=f"{MODEL_HELP} Default: default.",
+        rich_help_panel=MODEL_PANEL,
+    ),
 ]
 BundleArgument = Annotated[
     str | None, typer.Argument(help=f"{MODEL_HELP} The default one if left out.")
@@ -64,12 +71,19 @@ BundleArgument = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of tables.")]
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
+DeviceOption = Annotated[
+    Device, typer.Option(help="Where to compute.", rich_help_panel=MODEL_PANEL)
+]
 EngineOption = Annotated[
-    EngineName, typer.Option(help="What computes; auto takes the first that passes the gate.")
+    EngineName,
+    typer.Option(
+        help="What computes; auto takes the first that passes the gate.",
+        rich_help_panel=MODEL_PANEL,
+    ),
 ]
 PrecisionOption = Annotated[
-    PrecisionName, typer.Option(help="What the networks compute in, on a GPU.")
+    PrecisionName,
+    typer.Option(help="What the networks compute in, on a GPU.", rich_help_panel=MODEL_PANEL),
 ]
 CalibrationOption = Annotated[
     list[Path] | None,
@@ -78,6 +92,7 @@ CalibrationOption = Annotated[
         metavar="PATH",
         help="Images of normal frames: int8 learns its ranges from them, and the parity gate "
         "compares them too; may be given several times.",
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 
@@ -230,15 +245,18 @@ def parse_time(option: str, text: str | None) -> float | None:
 ALERT_HEAD = "alert  start         end           peak          score  where"
 
 
-def alert_table(alerts: "Sequence[Alert]") -> list[str]:
-    """The alerts as a short table."""
+def alert_table(alerts: "Sequence[Alert]", last_s: float) -> list[str]:
+    """The alerts as a short table; `last_s` is the stream time of the last frame analysed."""
     if not alerts:
         return ["no alerts: nothing stayed unusual against normal training frames"]
-    return [ALERT_HEAD, *map(alert_row, alerts)]
+    # to half a microsecond: alerts that were read from a file are rounded
+    rows = [alert_row(each, is_open=each.end_s >= last_s - 0.5e-6) for each in alerts]
+    return [ALERT_HEAD, *rows]
 
 
-def alert_row(alert: "Alert") -> str:
-    """One alert, under `ALERT_HEAD`."""
+def alert_row(alert: "Alert", *, is_open: bool = False) -> str:
+    """One alert, under `ALERT_HEAD`. One that `is_open` was so at the last frame: it may be
+    longer."""
     from ccdstream.history import score_text
 
     clock = alert.clock
@@ -246,6 +264,7 @@ def alert_row(alert: "Alert") -> str:
     return (
         f"{alert.number:5d}  {timecode(alert.start_s)}  {timecode(alert.end_s)}  "
         f"{timecode(alert.peak_s)}  {score_text(alert.peak_score)}  {where}"
+        f"{' (open at the end)' if is_open else ''}"
     )
 
 

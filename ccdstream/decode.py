@@ -333,7 +333,8 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
         elif is_mp4:
             raise VideoOpenError(cut_off) from error
         elif isinstance(error, ValueError):  # EINVAL, of a format that is not among `_FORMATS`
-            advice, reason = "Convert it to MP4 first.", "its format is none of a recording"
+            reason = "it is not a video, or of a format that is not read"
+            advice = "Convert it to MP4."
         else:
             advice, reason = "Pass a recording that plays in ffplay.", reason_of(error)
         raise VideoOpenError(f"cannot read {shown} as a video: {reason}. {advice}") from error

@@ -238,6 +238,12 @@ def edit(job: Job, change: Callable[[dict[str, Any]], object]) -> None:
     file.write_text(json.dumps(record), encoding="utf-8")
 
 
+def edit_alerts(job: Job, text: bytes) -> None:
+    """Damage that leaves the size as run.json says."""
+    job.files.path("alerts.jsonl").write_bytes(text)
+    edit(job, lambda record: record["output_bytes"].update({"calm.alerts.jsonl": len(text)}))
+
+
 def flip_a_bit(job: Job) -> None:
     data = bytearray(job.path.read_bytes())
     data[-1] ^= 1
@@ -254,6 +260,11 @@ SPOILT: dict[str, tuple[Callable[[Job], object], str, str]] = {
     "input-longer": (lambda j: os.truncate(j.path, 9999), "other", "another recording"),
     "input-other": (flip_a_bit, "other", "another recording"),
     "missing": (lambda j: j.files.path("alerts.csv").unlink(), "unfinished", "csv is missing"),
+    "alerts": (
+        lambda j: edit_alerts(j, b"alert"),
+        "other",
+        "calm.alerts.jsonl is not as it was left",
+    ),
     "size": (lambda j: j.files.path("alerts.csv").write_text(""), "other", "not as it was left"),
     "interrupted": (lambda j: edit(j, lambda r: r.update(interrupted=True)), "unfinished", "inter"),
     "changed": (
@@ -289,6 +300,17 @@ def test_other_wishes_make_results_other_results(job: Job, wanted: Wanted, tmp_p
         assert standing(job, other).state == "other"
 
 
+def test_whole_results_come_with_what_they_say(shelf: Path, tmp_path: Path, wanted: Wanted) -> None:
+    job = Job(shelf / "case12.mp4", OutputFiles(tmp_path, "case12"), "case12.mp4")
+    told = ccdstream("run", job.path, "-o", tmp_path, "--model", shelf / "toy")
+    assert told.exit_code == 0
+    stored = standing(job, wanted).stored
+    assert stored is not None and stored.record["counts"]["alerts"] == 1
+    (line,), (alert,) = stored.lines, stored.alerts
+    assert (alert.number, alert.start_pts, alert.box) == (1, line["start_pts"], None)
+    assert alert.end_s == line["end_s"] and alert.clock == line["clock"]
+
+
 # -- a batch by its command -----------------------------------------------------------------------
 
 
@@ -310,7 +332,7 @@ def test_recordings_and_folders_share_one_output(run: Callable[..., Any], here: 
     assert said[0].startswith("toy-") and said[0].endswith("on cpu, 1 recording at a time")
     assert said[-2] == "3 done, 0 already done, 0 failed, 0 not begun: out/batch.json"
     assert result.stderr.count(NOTICE) == 1 and said[-1] == NOTICE
-    table = said[said.index("status       frames  alerts  seconds  recording") :]
+    table = said[said.index("status        frames  alerts  seconds  recording") :]
     assert [row.split()[:3] + row.split()[4:] for row in table[1:4]] == [
         ["done", "70", "1", "case12.mp4"],
         ["done", "12", "0", "more/b.MP4"],
@@ -365,8 +387,10 @@ def test_a_rerun_does_only_what_is_missing_changed_or_failed(
     assert kept <= same and not [name for name in same if name.startswith(("b.", "c."))]
     assert len(rows_of(here / "out/c.scores.csv")) == 70
     assert "2 done, 2 already done, 1 failed, 0 not begun" in again.stderr
-    # what is done already is counted, and not told one by one
-    assert "deep/a.mp4" not in again.stderr + again.stdout
+    # what is done already is no row of the table, but its alerts are told as those of the others
+    assert "a.mp4 is done already; report: out/a.report.html" in again.stderr.splitlines()
+    assert "already done  " not in again.stderr
+    assert "deep/a.mp4" in again.stdout.splitlines()
     # other wishes, or --overwrite: all again
     shutil.copy("calm.mp4", "in/d.mp4")
     for more in (["--to", "0.2"], ["--to", "0.2", "--overwrite"]):
@@ -374,6 +398,37 @@ def test_a_rerun_does_only_what_is_missing_changed_or_failed(
         assert set(statuses(here / "out").values()) == {"done"}
     assert run(*arguments, "--to", "0.2").exit_code == 0
     assert set(statuses(here / "out").values()) == {"already_done"}
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=str)
+def test_stdout_of_a_rerun_is_that_of_the_first(run: Callable[..., Any], flags: list[str]) -> None:
+    arguments = ("case12.mp4", "calm.mp4", "-o", "out", "--video", "none", *flags)
+    first, second = run(*arguments), run(*arguments)
+    assert second.stdout == first.stdout and first.stdout
+    assert "0 done, 2 already done" in second.stderr
+
+
+def test_a_damaged_recording_is_told_from_a_whole_one(run: Callable[..., Any], here: Path) -> None:
+    whole = (here / "case12.mp4").read_bytes()
+    at = whole.index(b"mdat") + 4000
+    (here / "case12.mp4").write_bytes(whole[:at] + bytes(400) + whole[at + 400 :])
+    for status in ("done", "already done"):
+        result = run("case12.mp4", "calm.mp4", "-o", "out", "--video", "none")
+        assert result.exit_code == 0
+        damaged, calm = record_of(here / "out")["inputs"]
+        kept = json.loads((here / "out/case12.run.json").read_text())["warnings"]
+        assert kept and (damaged["warnings"], calm["warnings"]) == (kept, [])
+        said = result.stderr.splitlines()
+        rows = [line for line in said if line.startswith(f"{status}  ")]
+        marks = "(1 warning)" if len(kept) == 1 else f"({len(kept)} warnings)"
+        assert [row for row in rows if "warning" in row] == [
+            row for row in rows if row.endswith(f"case12.mp4  {marks}")
+        ]
+        assert len([row for row in rows if "warning" in row]) == 1
+        assert said[-2].endswith(", 0 not begun, 1 with warnings: out/batch.json")
+        assert [line for line in said if line.startswith("warning: ")] == [
+            f"warning: case12.mp4: {sentence}" for sentence in kept
+        ]
 
 
 def test_a_folder_can_be_analysed_into_itself_again(run: Callable[..., Any], here: Path) -> None:
@@ -707,7 +762,7 @@ def test_a_signal_ends_the_inputs_and_names_what_was_not_begun(
     assert process.returncode == 130
     assert lines.count("stopping: the files are being finished") == 1
     assert "Traceback" not in said.decode()
-    assert [line.split()[-1] for line in lines if line.startswith("not_begun")] == ["long2.mp4"]
+    assert [line.split()[-1] for line in lines if line.startswith("not begun ")] == ["long2.mp4"]
     assert statuses(here / "out") == {
         "long0.mp4": "interrupted",
         "long1.mp4": "interrupted",

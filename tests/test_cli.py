@@ -25,16 +25,20 @@ from ccdstream.engine.select import ENGINE_NAMES
 from ccdstream.errors import OutputError
 from tests.bundles import write_toy_bundle
 from tests.commands import (
+    SIZE,
     bright_between,
     ccdstream,
     everything_in,
     refusal,
     results_of,
     rows_of,
+    shade,
     start,
 )
+from tests.videos import make_video, picture
 
 COMMANDS = sorted(c.name or c.callback.__name__ for c in app.registered_commands if c.callback)
+NO_ALERTS = "no alerts: nothing stayed unusual against normal training frames\n"
 MODEL_COMMANDS = sorted(
     c.name or c.callback.__name__ for c in model_app.registered_commands if c.callback
 )
@@ -56,22 +60,18 @@ def test_results_lie_in_a_folder_named_after_the_recording(
     # stderr is for people
     said = result.stderr.splitlines()
     assert said[0].startswith("case12.mp4: toy-") and said[0].endswith(" on cpu")
-    assert said[1].startswith(
-        "70 frames from 00:00:00.000 to 00:00:02.760, 0 of them uninformative"
-    )
-    assert said[2:-1] == [
-        f"  case12.ccdstream/{name}"
-        for name in (
-            *("case12.alerts.jsonl", "case12.alerts.csv", "case12.alerts.vtt", "case12.alerts.edl"),
-            *("case12.scores.csv", "case12.run.json", "case12.report.html", "case12.overlay.mp4"),
-        )
+    assert said[1].startswith("70 frames from 00:00:00.000 to 00:00:02.760; ")
+    assert said[2:] == [
+        "report, for a browser: case12.ccdstream/case12.report.html",
+        "also in case12.ccdstream/: case12.alerts.jsonl, case12.alerts.csv, case12.alerts.vtt, "
+        "case12.alerts.edl, case12.scores.csv, case12.run.json, case12.overlay.mp4",
+        NOTICE,
     ]
-    assert said[-1] == NOTICE
 
 
 def test_a_recording_without_alerts_says_so_on_stdout(run: Callable[..., Any]) -> None:
     result = run("calm.mp4")
-    assert result.stdout == "no alerts: nothing stayed unusual against normal training frames\n"
+    assert result.stdout == NO_ALERTS
 
 
 def test_json_is_the_alerts_and_nothing_else(run: Callable[..., Any], here: Path) -> None:
@@ -98,6 +98,23 @@ def test_video_none_writes_all_but_the_video(run: Callable[..., Any], here: Path
     assert everything_in(here / "out") == results_of("case12", video=False)
 
 
+def test_an_alert_that_the_end_of_the_stretch_cuts_off_is_marked(
+    run: Callable[..., Any], here: Path
+) -> None:
+    row = run("case12.mp4", "--to", "1.5").stdout.splitlines()[1]
+    assert row.endswith("(open at the end)")
+    assert float(rows_of(here / "case12.ccdstream/case12.alerts.csv")[0]["end_s"]) == 1.48
+    assert run("case12.mp4", "--to", "1.5").stdout.splitlines()[1] == row, "also from the file"
+    assert "open" not in run("case12.mp4", "-o", "all").stdout
+
+
+def test_frames_that_tell_nothing_are_named_where_there_are_some(
+    run: Callable[..., Any], here: Path
+) -> None:
+    make_video(here / "black.mp4", size=SIZE, picture_of=lambda _: picture(shade(16)))
+    assert "00:00:00.440, 12 of them uninformative; " in run("black.mp4").stderr
+
+
 def test_from_and_to_choose_a_stretch(run: Callable[..., Any], here: Path) -> None:
     assert run("case12.mp4", "-o", "out", "--from", "0:01", "--to", "1.4s").exit_code == 0
     seconds = [float(row["seconds"]) for row in rows_of(here / "out/case12.scores.csv")]
@@ -110,6 +127,18 @@ def test_a_stretch_without_frames_is_one_clear_line(run: Callable[..., Any], her
         "case12.mp4 has no frame from 60 s: its frames lie between 0.000 s and 2.760 s."
     )
     assert everything_in(here) == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nothere.mp4"], ["text.mp4"], ["case12.mp4", "--from", "1:00"]], ids=" ".join
+)
+def test_a_recording_that_cannot_be_read_has_its_error_and_nothing_else(
+    run: Callable[..., Any], here: Path, arguments: list[str]
+) -> None:
+    (here / "text.mp4").write_text("no video" * 50)
+    result = run(*arguments)
+    assert refusal(result) and len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
 
 
 @pytest.mark.parametrize("batch", ["1", "64"])
@@ -158,11 +187,48 @@ def test_what_is_done_already_is_left_alone_with_a_word(
     assert run("calm.mp4", "--video", "none").exit_code == 0
     before = {path: path.stat().st_mtime_ns for path in (here / "calm.ccdstream").iterdir()}
     again = run("calm.mp4", "--video", "none")
-    assert (again.exit_code, again.stdout) == (0, "")
-    assert again.stderr == "calm.mp4 is done already: calm.ccdstream/calm.run.json\n"
+    assert (again.exit_code, again.stdout) == (0, NO_ALERTS)
+    assert again.stderr.splitlines() == [
+        "calm.mp4 is done already",
+        "report, for a browser: calm.ccdstream/calm.report.html",
+        "also in calm.ccdstream/: calm.alerts.jsonl, calm.alerts.csv, calm.alerts.vtt, "
+        "calm.alerts.edl, calm.scores.csv, calm.run.json",
+        NOTICE,
+    ]
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    # of other options they are not these results
-    assert "is there already" in refusal(run("calm.mp4", "--video", "none", "--to", "0.2"))
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--json", "--quiet"], ["--quiet"]], ids=str)
+def test_stdout_of_a_second_run_is_that_of_the_first(
+    run: Callable[..., Any], flags: list[str]
+) -> None:
+    first, second = (run("case12.mp4", *flags) for _ in range(2))
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert second.stdout == first.stdout and bool(first.stdout) == (flags != ["--quiet"])
+    assert ("is done already" in second.stderr) == ("--quiet" not in flags)
+
+
+def test_a_second_run_names_what_its_results_are_to_be_read_with(
+    run: Callable[..., Any], here: Path
+) -> None:
+    whole = (here / "case12.mp4").read_bytes()
+    at = whole.index(b"mdat") + 4000
+    (here / "case12.mp4").write_bytes(whole[:at] + bytes(400) + whole[at + 400 :])
+    first, second = (run("case12.mp4", "--quiet") for _ in range(2))
+    assert first.stderr.startswith("warning: case12.mp4: ") and second.stderr == first.stderr
+
+
+def test_results_of_other_options_are_refused_with_which(
+    run: Callable[..., Any], here: Path
+) -> None:
+    assert run("calm.mp4", "--also", "coco").exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in (here / "calm.ccdstream").iterdir()}
+    assert refusal(run("calm.mp4", "--video", "none", "--to", "0.2", "--keep-metadata")) == (
+        "calm.ccdstream/calm.run.json is there already: its results are of other options (video: "
+        "overlay there, none asked for; also: coco there, nothing asked for; keep-metadata: no "
+        "there, yes asked for; to: nothing there, 0.2 s asked for). Replace these results with "
+        "--overwrite, or choose another place with --output."
+    )
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -219,6 +285,7 @@ def test_a_name_that_cannot_be_given_takes_back_the_others(
         ["--from", "-1"],
         ["--from", "2", "--to", "1"],
         ["--from", "1", "--to", "0:01"],
+        ["--from", "1", "--also", "coco"],
         ["--no-such-option"],
     ],
     ids=" ".join,
@@ -231,6 +298,11 @@ def test_wrong_usage_is_2_and_does_nothing(
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Error" in result.stderr and "Traceback" not in result.stderr
     assert everything_in(here) == before
+
+
+def test_a_wrong_value_of_an_option_is_told_in_words_of_ours(run: Callable[..., Any]) -> None:
+    said = run("case12.mp4", "--video", "both").stderr
+    assert "Invalid value for '--video': 'both' is not one of" in said
 
 
 @pytest.mark.parametrize("command", [[], ["nonsense"], ["run"], ["score"], ["model", "nonsense"]])
@@ -658,6 +730,15 @@ def test_help_of_every_command_has_an_example(command: str) -> None:
         result = ccdstream(*command.split(), flag)
         assert (result.exit_code, result.stderr) == (0, "")
         assert f"Example: ccdstream {command}" in result.stdout
+
+
+def test_help_of_run_shows_its_options_in_groups() -> None:
+    shown = ccdstream("run", "--help").stdout
+    marks = ["One recording:", "A folder, or several", "--ray does", "─ Options", "─ Results"]
+    marks += ["--output", "─ Model and engine", "─ Stretch", "─ Privacy", "--deid-map"]
+    marks += ["─ Many recordings", "--jobs"]
+    places = [shown.index(mark) for mark in marks]
+    assert places == sorted(places)
 
 
 def test_help_names_every_command_and_the_notice() -> None:

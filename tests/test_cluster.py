@@ -144,7 +144,10 @@ class Losing(Cluster):
 
     def __init__(self, nodes: str, opens: bool = True) -> None:
         self.alive = []
+        self._is_joined = False
         self.nodes, self.opens = nodes, opens
+
+    def _join(self) -> None: ...
 
     def __enter__(self) -> "Losing":
         return self
@@ -234,7 +237,27 @@ def test_an_address_where_nobody_answers_is_one_line(tmp_path: Path) -> None:
     arguments = ("run", tmp_path / "a.mp4", "-o", tmp_path / "o", "--model", tmp_path / "toy")
     message = refusal(ccdstream(*arguments, "--ray", "127.0.0.1:1"))
     assert message.startswith("no Ray cluster answers at 127.0.0.1:1: ")
-    assert everything_in(tmp_path / "o") == {"batch.json"}
+    assert message.endswith("or auto; or leave out --ray.")
+    assert not (tmp_path / "o").exists()
+
+
+@needs_ray
+def test_auto_without_a_cluster_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def none_runs(**_: object) -> None:
+        raise ConnectionError("none")
+
+    monkeypatch.setattr(ray, "init", none_runs)  # one may run here, of somebody else
+    write_toy_bundle(tmp_path / "toy")
+    (tmp_path / "a.mp4").touch()
+    arguments = ("run", tmp_path / "a.mp4", "-o", tmp_path / "o", "--model", tmp_path / "toy")
+    message = refusal(ccdstream(*arguments, "--ray", "auto"))
+    assert message.startswith("no Ray cluster can be joined here: none runs. Start Ray on this")
+    assert message.endswith(", or leave out --ray.")
+    assert not (tmp_path / "o").exists()
 
 
 # -- on a cluster ---------------------------------------------------------------------------------
@@ -417,7 +440,7 @@ def test_a_cluster_leaves_what_this_machine_does_and_says_which_node_did_it(
     assert set(used.values()) <= {"one", "two"}
     lines = said.decode().splitlines()
     assert lines[0].endswith("on cpu, 2 recordings at a time")
-    head = lines.index("status       frames  alerts  seconds  node  recording")
+    head = lines.index("status        frames  alerts  seconds  node  recording")
     rows = [line.split() for line in lines[head + 1 : head + 5]]
     assert {row[5]: row[4] for row in rows} == used
     assert out.decode().count("alert  start ") == 4

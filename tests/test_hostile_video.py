@@ -191,8 +191,8 @@ def test_a_format_of_no_recording_is_refused_with_what_to_do(tmp_path: Path) -> 
     with pytest.raises(VideoOpenError) as caught:
         VideoSource(path)
     assert str(caught.value) == (
-        f"cannot read {path} as a video: its format is none of a recording. "
-        "Convert it to MP4 first."
+        f"cannot read {path} as a video: it is not a video, or of a format that is not read. "
+        "Convert it to MP4."
     )
 
 

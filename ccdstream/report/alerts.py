@@ -118,6 +118,19 @@ def alert_line(alert: AlertLike, time_base: Fraction) -> str:
     return json_line(alert_record(alert, time_base))
 
 
+def read_alerts(path: Path) -> list[dict[str, Any]]:
+    """The objects of an alerts.jsonl, in order.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not one of this version.
+    """
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if not all(isinstance(each, dict) and each.get("schema") == SCHEMA for each in records):
+        raise ValueError(f"not all lines are {SCHEMA}")
+    return records
+
+
 def json_line(record: Mapping[str, Any]) -> str:
     """`record`, in types that JSON knows, as a line without the newline."""
     return json.dumps(record, ensure_ascii=False, allow_nan=False)
