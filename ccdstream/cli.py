@@ -47,7 +47,7 @@ from ccdstream.console import (
     say,
     tell,
 )
-from ccdstream.errors import CcdstreamError, EngineError, VideoOpenError, show_path
+from ccdstream.errors import CcdstreamError, EngineError, OutputError, VideoOpenError, show_path
 from ccdstream.live.cli import devices, live
 from ccdstream.timecode import timecode
 
