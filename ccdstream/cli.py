@@ -351,6 +351,15 @@ class _Names:
         make_folder(self.output.parent)
         return self.map
 
+    def say_what_to_do(self, options: "RunOptions") -> None:
+        """What is left to people, who alone can do it."""
+        say(
+            f"{show_path(self.map.path)} holds the names and the key. Keep it, and keep it apart "
+            "from the results."
+        )
+        shown = "report" if str(options.video) == "none" else "video"
+        say(f"Look at every {shown} before you share it.")
+
 
 _DEID_OUTPUT = Path("ccdstream-deid")
 """Where results with --deid go, if nobody says: the name of an input may tell who it is of."""
@@ -439,13 +448,14 @@ def _run_one(
 ) -> None:
     """Analyse one recording, in this process."""
     from ccdstream.batch import Job, Place, standing
-    from ccdstream.recording import OutputFiles
+    from ccdstream.recording import OutputFiles, refuse_other_names
     from ccdstream.report.files import sweep
 
     files = OutputFiles(output or Path(f"{path.stem}.ccdstream"), path.stem)
     alias = None
     if names is not None:
         with names.opened() as known:
+            refuse_other_names(names.output, known)
             alias = known.alias(path)
         files = OutputFiles(names.output, alias.name)
     if os.path.isdir(files.folder):
@@ -470,6 +480,8 @@ def _run_one(
     analysis = _Analysis(bundle, selected, options, as_json, choice.quiet, alias)
     with interrupts_end_input() as stopped:
         analysis.run(path, files, stopped)
+        if names is not None and not choice.quiet:
+            names.say_what_to_do(options)
         if stopped():
             say("interrupted: what was analysed up to there is whole")
             raise typer.Exit(130)
@@ -489,6 +501,7 @@ def _run_batch(
     from ccdstream.batch import find_jobs, is_batch, run_batch
     from ccdstream.cluster import Cluster
     from ccdstream.pipeline import check_bundle
+    from ccdstream.recording import refuse_other_names
 
     cluster = None if ray is None else Cluster(ray)
     if output is None and not is_batch(inputs):
@@ -497,6 +510,7 @@ def _run_batch(
         found = find_jobs(inputs, output, recursive=recursive)
     else:
         with names.opened() as known:
+            refuse_other_names(names.output, known)
             found = find_jobs(inputs, output, recursive=recursive, alias_of=known.alias)
     if not found.jobs:
         for _, error in found.unusable:
@@ -520,6 +534,8 @@ def _run_batch(
         if not choice.quiet:
             say("\n".join(_summary(ledger)))
             say(NOTICE)
+            if names is not None:
+                names.say_what_to_do(options)
         if stopped():
             say("interrupted: what was analysed up to there is whole")
             raise typer.Exit(130)

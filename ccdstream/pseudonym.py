@@ -116,6 +116,10 @@ class NameMap:
         self._new |= name not in self._kept
         return Alias(name, self._key)
 
+    def __contains__(self, name: str) -> bool:
+        """Whether it holds this pseudonym."""
+        return name in self._names
+
     def _read(self) -> None:
         try:
             with open(self.path, encoding="utf-8", errors="surrogateescape", newline="") as file:

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ from ccdstream.errors import OutputError, VideoOpenError, show_path
 from ccdstream.frames import Fused
 from ccdstream.pipeline import Judged, StopWatch, analyse, make_fuser, make_scorer, route_of
 from ccdstream.process import settle
-from ccdstream.pseudonym import Alias
+from ccdstream.pseudonym import Alias, NameMap
 from ccdstream.quality import FLAGS as QUALITY_FLAGS
 from ccdstream.render import with_heat
 from ccdstream.report import parquet
@@ -44,7 +45,15 @@ from ccdstream.report.gallery import Gallery
 from ccdstream.report.page import write_page
 from ccdstream.report.scores import ScoresCsv, ScoresWriter
 from ccdstream.score import Scorer
-from ccdstream.videos import COPIED, Made, VideoKind, Videos, make_videos, videos_there
+from ccdstream.videos import (
+    COPIED,
+    VIDEO_NAME,
+    Made,
+    VideoKind,
+    Videos,
+    make_videos,
+    videos_there,
+)
 from ccdstream.view import Profile
 
 if TYPE_CHECKING:
@@ -110,6 +119,30 @@ class OutputFiles:
         return fixed + [file for file in videos if file not in fixed]
 
 
+_RESULT_NAME = re.compile(
+    r"(.+)\.(?:alerts\.(?:jsonl|csv|vtt|edl)|scores\.csv|run\.json|report\.html|"
+    rf"{'|'.join(map(re.escape, FORM_ENDINGS.values()))})",
+    re.DOTALL,
+)
+
+
+def refuse_other_names(folder: Path, names: NameMap) -> None:
+    """Stop before results without names come to lie beside others in one folder.
+
+    Raises:
+        OutputError: in `folder` or below it are results that are not called by pseudonyms of
+            `names`, but by the names of their recordings, or by pseudonyms of another key.
+    """
+    for file in sorted(folder.rglob("*")):
+        match = _RESULT_NAME.fullmatch(file.name) or VIDEO_NAME.fullmatch(file.name)
+        if match is not None and match[1] not in names:
+            raise OutputError(
+                f"{show_path(folder)} holds results that are not called by pseudonyms of "
+                f"{show_path(names.path)}, such as {show_path(file.name)}: choose an empty "
+                "--output."
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a run is."""
@@ -141,6 +174,8 @@ class RunResult:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What else people should know."""
+    deid: dict[str, Any] | None = None
+    """What --deid took away, as run.json says it; None without."""
     outputs: list[Path] = field(default_factory=list)
     """The files that it left."""
 
@@ -460,6 +495,7 @@ class _Run:
         result.warnings = source.problems.sentences()
         if burned_in is not None:
             result.warnings += burned_in.warnings()
+            result.deid = burned_in.as_dict()
         return gallery
 
     def _burned_in(self, stopped: Callable[[], bool]) -> BurnedIn:
@@ -500,6 +536,7 @@ class _Run:
             ),
             "video": _video_record(self.source, videos),
             "overlay_offset_s": videos.offset_s,
+            "deid": self.result.deid,
         }
         if self.alias is not None:
             _rename(record, self.alias)

@@ -57,8 +57,9 @@ _NAMES: dict[VideoKind, str] = {
 }
 """What follows `STEM.` in the names of each kind."""
 
-VIDEO_NAME = re.compile(rf".+\.(?:{'|'.join(_NAMES.values())})", re.DOTALL)
-"""What videos that runs leave are called, and so no recording of the folder that they lie in."""
+VIDEO_NAME = re.compile(rf"(.+)\.(?:{'|'.join(_NAMES.values())})", re.DOTALL)
+"""What videos that runs leave are called, and so no recording of the folder that they lie in. Its
+group is what their recording is called."""
 
 
 def videos_there(folder: Path, stem: str, kind: VideoKind | None = None) -> list[Path]:

@@ -32,8 +32,9 @@ from ccdstream.pipeline import Judged
 from ccdstream.pseudonym import Alias
 from ccdstream.view import HYPERKVASIR, NONE, find_field, whole_frame
 from tests.bundles import write_toy_bundle
-from tests.commands import ccdstream, everything_in, results_of, start
+from tests.commands import ccdstream, everything_in, refusal, results_of, start
 from tests.scopes import SMALL, SMALL_BOX, burned_in, frame_of, scene, tissue, wandering
+from tests.test_schemas import schema, undescribed, validator
 from tests.videos import make_video
 
 RATE = 10
@@ -253,6 +254,69 @@ def test_a_recording_that_is_itself_still_gives_a_warning_and_what_the_profile_s
     (warning,) = found.warnings()
     assert "moves too little" in warning and "Look at the video before" in warning
     assert found_in(path, HYPERKVASIR).mask.mean() > 0.05
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tissue that moves, 12 s long, with nothing burned in."""
+    return video_of(tmp_path_factory.mktemp("bare") / "in.mp4", wandering(120), 120)
+
+
+def test_a_place_of_the_profile_in_which_nothing_lasts_is_not_blanked(bare: Path) -> None:
+    found = found_in(bare, HYPERKVASIR)
+    assert found.told and found.warnings() == []
+    assert found.blanked_fraction == pytest.approx(found.mask.sum() / FIELD_PX, rel=0.1)
+    assert found.blanked_fraction < 0.03
+
+
+FIELD_PX = SMALL_BOX[2] * SMALL_BOX[3] * 0.92
+"""Pixels of the octagon, about."""
+
+
+def test_little_in_a_place_of_the_profile_is_blanked_itself_but_not_the_place(
+    tmp_path: Path,
+) -> None:
+    """A short line of text in the column of text, and one in the place of the inset."""
+    lines = (("DOE", (36, 110)), ("ROE", (64, 230)))
+
+    def decorate(image: np.ndarray, _: int) -> None:
+        for line in lines:
+            image[:] = written(image, *line)
+
+    path = video_of(tmp_path / "in.mp4", wandering(120, decorate=decorate), 120)
+    found = found_in(path, HYPERKVASIR)
+    for line in lines:
+        assert found.mask[strokes(*line)].mean() > 0.98
+    assert found.blanked_fraction < 0.08
+
+
+def test_the_place_of_an_inset_is_blanked_wholly_where_one_fills_most_of_it(
+    procedure: Path,
+) -> None:
+    """Also what of the place it leaves free: an inset of another day may be larger."""
+    plain, known = found_in(procedure), found_in(procedure, HYPERKVASIR)
+    x, y, _, height = SMALL_BOX
+    place = (slice(y + round(0.6 * height), y + height - 30), slice(x + 60, x + 122))
+    assert known.mask[place].all() and not plain.mask[place].all()
+    assert 0.15 < plain.blanked_fraction < known.blanked_fraction < 0.4
+
+
+def test_much_that_is_blanked_gives_a_warning_with_its_share(procedure: Path) -> None:
+    found = found_in(procedure, HYPERKVASIR)
+    assert replace(found, blanked_fraction=0.25).warnings() == []
+    (warning,) = replace(found, blanked_fraction=0.413).warnings()
+    assert "blanks 41 % of the field of view" in warning and "lesion" in warning
+
+
+def test_a_field_that_is_left_too_soon_to_tell_does_not_bring_in_the_profile(
+    tmp_path: Path,
+) -> None:
+    """The picture is smaller for the last two seconds: fewer views than tell anything."""
+    small = (60, 40, 220, 200)
+    images = [*wandering(150), *wandering(25, box=small, seed=1)]
+    path = video_of(tmp_path / "in.mp4", iter(images), len(images))
+    found = found_in(path, HYPERKVASIR)
+    assert found.told and found.blanked_fraction < 0.03
 
 
 def test_a_long_recording_is_searched_by_seeking_all_over_its_length(
@@ -581,6 +645,90 @@ def test_every_form_that_goes_with_deid_holds_the_pseudonym_alone(
             assert luma.shape == (SMALL[0], 2 * SMALL[1])
             for left in (0, SMALL[1]):
                 assert luma[138:153, left + 1 : left + 22].max() < 40  # where "DO" stood
+
+
+def test_the_record_and_the_page_say_how_much_is_missing_and_what_black_and_blurred_mean(
+    tmp_path: Path, here: Path, run: Callable[..., Any]
+) -> None:
+    source = here / f"{SECRET}_{DATE}.mov"
+    assert run(source, "-o", "out", "-q", "--deid").exit_code == 0
+    record = json.loads(the_only(tmp_path / "out", "run.json").read_text())
+    share = record["deid"]["blanked_fraction"]
+    assert 0 < share < 1 and record["deid"]["samples"] > 40
+    assert list(validator("ccdstream.run/1").iter_errors(record)) == []
+    assert not list(undescribed(record, schema("ccdstream.run/1")))
+    text = the_only(tmp_path / "out", "report.html").read_text()
+    (said,) = (line for line in text.splitlines() if 'id="deidentified"' in line)
+    for words in (
+        "De-identified",
+        "Black in the",
+        f"({100 * share:.0f} % of the field)",
+        "Blurred",
+    ):
+        assert words in said
+    assert run(source, "-o", "plain", "-q").exit_code == 0
+    assert json.loads(the_only(tmp_path / "plain", "run.json").read_text())["deid"] is None
+    assert 'id="deidentified"' not in the_only(tmp_path / "plain", "report.html").read_text()
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "batch"])
+def test_the_end_says_where_the_names_lie_and_to_look_unless_it_is_to_be_quiet(
+    here: Path, run: Callable[..., Any], many: bool
+) -> None:
+    what = (here, "-r") if many else (here / f"{SECRET}_{DATE}.mov",)
+    ends = ["out.names.csv holds the names", "Look at every report before you share it."]
+    loud = run(*what, "-o", "out", "--deid", "--video", "none")
+    assert [loud.stderr.count(end) for end in ends] == [1, 1]
+    assert "apart from the results" in loud.stderr
+    quiet = run(*what, "-o", "out", "--deid", "--video", "none", "-q", "--overwrite")
+    assert [quiet.stderr.count(end) for end in ends] == [0, 0]
+    video = run(*what, "-o", "out", "--deid", "--overwrite")
+    assert "Look at every video before you share it." in video.stderr
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "batch"])
+def test_a_folder_with_results_under_other_names_is_refused_before_any_work(
+    tmp_path: Path, here: Path, run: Callable[..., Any], many: bool
+) -> None:
+    what = (here, "-r") if many else (here / f"{SECRET}_{DATE}.mov",)
+    for other in ("Muster_Anna.run.json", "ward/Muster.overlay.mp4", "rec-0123456789ab.scores.csv"):
+        out = tmp_path / other.replace("/", "-")
+        (out / other).parent.mkdir(parents=True)
+        (out / other).write_text("{}")
+        before = everything_in(tmp_path)
+        said = refusal(run(*what, "-o", out, "--deid", "--overwrite"))
+        assert Path(other).name in said and "choose an empty --output" in said
+        assert everything_in(tmp_path) == before
+
+
+def test_results_of_a_key_that_is_gone_are_not_mixed_with_those_of_a_new_one(
+    tmp_path: Path, here: Path, run: Callable[..., Any]
+) -> None:
+    source = here / f"{SECRET}_{DATE}.mov"
+    assert run(source, "-o", "out", "-q", "--deid", "--video", "none").exit_code == 0
+    (tmp_path / "notes.txt").write_text("not a result")
+    (tmp_path / "notes.txt").rename(tmp_path / "out" / "notes.txt")
+    assert run(here, "-r", "-o", "out", "-q", "--deid", "--video", "none").exit_code == 0
+    (tmp_path / "out.names.csv").unlink()
+    before = everything_in(tmp_path)
+    said = refusal(run(here, "-r", "-o", "out", "-q", "--deid", "--video", "none"))
+    assert "rec-" in said and "choose an empty --output" in said
+    assert everything_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "batch"])
+def test_that_text_could_not_be_looked_for_is_said_under_quiet_too(
+    tmp_path: Path, toy: Path, many: bool
+) -> None:
+    folder = tmp_path / "still"
+    folder.mkdir()
+    image = written(scene(size=SMALL, box=SMALL_BOX), NAME, NAME_AT)
+    path = video_of(folder / "still.mp4", iter([image] * 20), 20)
+    what = folder if many else path
+    out = tmp_path / "out"
+    result = ccdstream("run", "--model", toy, what, "-o", out, "-q", "--deid", "--video", "none")
+    assert result.exit_code == 0
+    assert "warning: still.mp4: text inside the picture could not be looked for" in result.stderr
 
 
 def test_options_that_do_not_go_together_are_wrong_usage_and_leave_nothing(

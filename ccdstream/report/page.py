@@ -257,9 +257,24 @@ def _stage(
     return (
         '<section class="stage" aria-label="Recording and score">\n'
         + player
+        + _deidentified(run)
         + '<div class="line">\n<h2>Score over time <span id="now" class="soft"></span></h2>\n'
         + _line(run, alerts, gallery, "go there" if video is not None else "read the score there")
         + "</div>\n</section>\n"
+    )
+
+
+def _deidentified(run: Run) -> str:
+    """What is missing in the pictures of a run with --deid, and why."""
+    blanked = run.get("deid")
+    if blanked is None:
+        return ""
+    return (
+        '<p class="short" id="deidentified"><strong>De-identified.</strong> Black in the video '
+        "and the pictures: what lies around the field of view, and text and insets that last in it "
+        f"({100 * blanked['blanked_fraction']:.0f} % of the field). Blurred: frames out of the "
+        "body, with a second before and after. Scores and alerts are of the original, also where "
+        "it is black or blurred here.</p>\n"
     )
 
 
