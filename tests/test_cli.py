@@ -25,17 +25,14 @@ from ccdstream.engine.select import ENGINE_NAMES
 from ccdstream.errors import OutputError
 from tests.bundles import write_toy_bundle
 from tests.commands import (
-    SIZE,
     bright_between,
     ccdstream,
     everything_in,
     refusal,
     results_of,
     rows_of,
-    shade,
     start,
 )
-from tests.videos import make_video, picture
 
 COMMANDS = sorted(c.name or c.callback.__name__ for c in app.registered_commands if c.callback)
 NO_ALERTS = "no alerts: nothing stayed unusual against normal training frames\n"
@@ -108,11 +105,13 @@ def test_an_alert_that_the_end_of_the_stretch_cuts_off_is_marked(
     assert "open" not in run("case12.mp4", "-o", "all").stdout
 
 
-def test_frames_that_tell_nothing_are_named_where_there_are_some(
-    run: Callable[..., Any], here: Path
-) -> None:
-    make_video(here / "black.mp4", size=SIZE, picture_of=lambda _: picture(shade(16)))
-    assert "00:00:00.440, 12 of them uninformative; " in run("black.mp4").stderr
+def test_frames_that_tell_nothing_are_named_where_there_are_some() -> None:
+    result = recording.RunResult(
+        recording.OutputFiles(Path(), "a"), 12, 10, last_s=0.44, wall_s=1.0
+    )
+    assert cli._found_in(result) == (
+        "12 frames from 00:00:00.000 to 00:00:00.440, 2 of them uninformative; 12.0 frames/s"
+    )
 
 
 def test_from_and_to_choose_a_stretch(run: Callable[..., Any], here: Path) -> None:
@@ -211,11 +210,11 @@ def test_stdout_of_a_second_run_is_that_of_the_first(
 def test_a_second_run_names_what_its_results_are_to_be_read_with(
     run: Callable[..., Any], here: Path
 ) -> None:
-    whole = (here / "case12.mp4").read_bytes()
-    at = whole.index(b"mdat") + 4000
-    (here / "case12.mp4").write_bytes(whole[:at] + bytes(400) + whole[at + 400 :])
+    (here / "case12.ccdstream").mkdir()
+    (here / "case12.ccdstream/case12.coco.json").write_text("{}")
     first, second = (run("case12.mp4", "--quiet") for _ in range(2))
-    assert first.stderr.startswith("warning: case12.mp4: ") and second.stderr == first.stderr
+    assert first.stderr == "warning: case12.mp4: case12.coco.json is of an earlier run\n"
+    assert (second.stderr, second.stdout) == (first.stderr, "")
 
 
 def test_results_of_other_options_are_refused_with_which(
@@ -736,7 +735,7 @@ def test_help_of_run_shows_its_options_in_groups() -> None:
     shown = ccdstream("run", "--help").stdout
     marks = ["One recording:", "A folder, or several", "--ray does", "─ Options", "─ Results"]
     marks += ["--output", "─ Model and engine", "─ Stretch", "─ Privacy", "--deid-map"]
-    marks += ["─ Many recordings", "--jobs"]
+    marks += ["─ Many recordings", "--recursive"]
     places = [shown.index(mark) for mark in marks]
     assert places == sorted(places)
 
