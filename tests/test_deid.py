@@ -311,9 +311,9 @@ def test_much_that_is_blanked_gives_a_warning_with_its_share(procedure: Path) ->
 def test_a_field_that_is_left_too_soon_to_tell_does_not_bring_in_the_profile(
     tmp_path: Path,
 ) -> None:
-    """The picture is smaller for the last two seconds: fewer views than tell anything."""
-    small = (60, 40, 220, 200)
-    images = [*wandering(150), *wandering(25, box=small, seed=1)]
+    """The picture is smaller in the first two seconds: fewer views than tell anything."""
+    small = (90, 50, 180, 160)
+    images = [*wandering(15, box=small, seed=1), *wandering(150)]
     path = video_of(tmp_path / "in.mp4", iter(images), len(images))
     found = found_in(path, HYPERKVASIR)
     assert found.told and found.blanked_fraction < 0.03
