@@ -617,7 +617,7 @@ class _Analysis:
         for note in result.notes:
             say(note)
         if not self.as_json:
-            tell("\n".join(alert_table(result.alerts, result.last_s)))
+            tell("\n".join(alert_table(result.alerts)))
         _name_outputs(files, [file.name for file in result.outputs])
         say(NOTICE)
 
@@ -642,7 +642,7 @@ def _tell_stored(
         for line in stored.lines:
             tell(_alert_line(called, line))
     elif not quiet:
-        tell("\n".join(alert_table(stored.alerts, stored.record["stream"]["last_s"])))
+        tell("\n".join(alert_table(stored.alerts)))
     if not quiet:
         _name_outputs(files, stored.record["outputs"])
 
@@ -726,7 +726,7 @@ class _BatchWatcher:
             return
         say("; ".join([f"{name}: {_found_in(result)}", *result.notes]))
         if not self._as_json:
-            tell("\n".join([name, *alert_table(result.alerts, result.last_s)]))
+            tell("\n".join([name, *alert_table(result.alerts)]))
 
     def _tell_stored(self, entry: "Entry", stored: "Stored") -> None:
         name = show_path(entry.name)
@@ -739,8 +739,7 @@ class _BatchWatcher:
         report = "" if entry.job is None else show_path(entry.job.files.path("report.html"))
         say(f"{name} is done already; report: {report}")
         if not self._as_json:
-            last_s = stored.record["stream"]["last_s"]
-            tell("\n".join([name, *alert_table(stored.alerts, last_s)]))
+            tell("\n".join([name, *alert_table(stored.alerts)]))
 
     def warn(self, text: str) -> None:
         self.say(text)

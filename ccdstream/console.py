@@ -245,18 +245,15 @@ def parse_time(option: str, text: str | None) -> float | None:
 ALERT_HEAD = "alert  start         end           peak          score  where"
 
 
-def alert_table(alerts: "Sequence[Alert]", last_s: float) -> list[str]:
-    """The alerts as a short table; `last_s` is the stream time of the last frame analysed."""
+def alert_table(alerts: "Sequence[Alert]") -> list[str]:
+    """The alerts as a short table."""
     if not alerts:
         return ["no alerts: nothing stayed unusual against normal training frames"]
-    # to half a microsecond: alerts that were read from a file are rounded
-    rows = [alert_row(each, is_open=each.end_s >= last_s - 0.5e-6) for each in alerts]
-    return [ALERT_HEAD, *rows]
+    return [ALERT_HEAD, *map(alert_row, alerts)]
 
 
-def alert_row(alert: "Alert", *, is_open: bool = False) -> str:
-    """One alert, under `ALERT_HEAD`. One that `is_open` was so at the last frame: it may be
-    longer."""
+def alert_row(alert: "Alert") -> str:
+    """One alert, under `ALERT_HEAD`."""
     from ccdstream.history import score_text
 
     clock = alert.clock
@@ -264,7 +261,7 @@ def alert_row(alert: "Alert", *, is_open: bool = False) -> str:
     return (
         f"{alert.number:5d}  {timecode(alert.start_s)}  {timecode(alert.end_s)}  "
         f"{timecode(alert.peak_s)}  {score_text(alert.peak_score)}  {where}"
-        f"{' (open at the end)' if is_open else ''}"
+        f"{' (open at the end)' if alert.open_at_end else ''}"
     )
 
 

@@ -97,6 +97,7 @@ def test_jsonl_holds_one_documented_object_a_line(tmp_path: Path) -> None:
         "clock": 4,
         "frames": 40,
         "informative_frames": 38,
+        "open_at_end": False,
         "model": "default-1",
     }
     assert (second["box"], second["clock"], second["peak_raw"]) == (None, None, None)

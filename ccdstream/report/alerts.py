@@ -16,11 +16,12 @@
     clock               direction of the box from the centre of the field of view: 1 to 12, with 12
                         up, or "centre"; null where there is no box
     frames, informative_frames               counted from start to end
+    open_at_end         whether it was open at the last frame: it may go on behind it
     model               id of the bundle
     start_wall, end_wall, peak_wall          of a live session: the wall clock, ISO 8601 with offset
 
 alerts.csv has the same fields as columns, the box as x, y, width and height, empty cells for null,
-and no schema, finding and wall clock. alerts.vtt has one WebVTT cue an alert,
+and no schema, finding, open_at_end and wall clock. alerts.vtt has one WebVTT cue an alert,
 alerts.edl one event.
 `schemas/alert-1.json` describes the lines as JSON Schema.
 """
@@ -109,6 +110,7 @@ def alert_record(alert: AlertLike, time_base: Fraction) -> dict[str, Any]:
         "clock": alert.clock,
         "frames": alert.frames,
         "informative_frames": alert.informative_frames,
+        "open_at_end": alert.open_at_end,
         "model": alert.model,
     }
 
