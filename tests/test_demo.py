@@ -161,7 +161,7 @@ def test_demo_makes_a_sample_analyses_it_and_says_where_all_of_it_lies(
     assert result.exit_code == 0
     expected = {"sample.mp4", "sample.truth.json", *results_of("sample")}
     assert everything_in(tmp_path / "ccdstream-demo") == expected
-    for name in ("overlay.mp4", "alerts.csv", "run.json", "truth.json"):
+    for name in ("report.html", "overlay.mp4", "truth.json"):
         assert f"ccdstream-demo/sample.{name}\n" in result.stderr
     assert "not how accurate" in result.stderr
     assert "alert" in result.stdout  # the table
