@@ -14,7 +14,7 @@ COMMANDS = [c.name or c.callback.__name__ for c in app.registered_commands if c.
 MODEL_COMMANDS = [
     c.name or c.callback.__name__ for c in model_app.registered_commands if c.callback
 ]
-TEST_COMMAND = 'pip install -e ".[dev]" && pytest -n 2 --dist loadfile'
+TEST_COMMAND = 'pip install -e ".[dev]" && pytest -n 3 --dist loadfile'
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda p: p.name)

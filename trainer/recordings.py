@@ -42,7 +42,7 @@ RECORDING_SUFFIXES = frozenset({
 })  # fmt: skip
 """Those of `ccdstream run`; the command line is not for the trainer to import."""
 VIDEO_NAME = re.compile(
-    r".+\.(?:overlay\.mp4|side-by-side\.mp4|chapters\.(?:mp4|mkv)|alert-\d+\.(?:mp4|mkv))",
+    r"(.+)\.(?:overlay\.mp4|side-by-side\.mp4|chapters\.(?:mp4|mkv)|alert-\d+\.(?:mp4|mkv))",
     re.DOTALL,
 )
 """What `ccdstream run` leaves, and so no recording."""
