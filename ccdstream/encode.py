@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol, cast
 
 import av
 import av.error
+import cv2
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
@@ -67,6 +68,9 @@ _LONGEST_SAMPLE_TICKS = 2**31 - 1
 _LONGEST_NAME_BYTES = 255
 """Of nearly every file system."""
 
+
+_AVX_512F = 13
+"""Of OpenCV's `cv::CpuFeatures`, which its Python package does not name."""
 
 _NVENC = "h264_nvenc"
 _NVENC_OPTIONS = {
@@ -330,7 +334,7 @@ class VideoSink:
             context.options = {**_NVENC_OPTIONS, "qp": self._quality}
             context.pix_fmt = "nv12"
         else:
-            context.options = {"crf": self._quality, "preset": self._preset}
+            context.options = {"crf": self._quality, "preset": self._preset, **_repeatable()}
             context.pix_fmt = "yuv420p"
             context.thread_count = self._threads
         context.time_base = self._time_base
@@ -723,6 +727,15 @@ def keep_name(path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _repeatable() -> dict[str, str]:
+    """What makes x264 write the same bytes for the same frames.
+
+    Its AVX-512 code for macroblock trees reads memory that nothing was written to, and a frame now
+    and then comes out a little other than before. With AVX2 it is always what it mostly is.
+    """
+    return {"x264-params": "asm=AVX2"} if cv2.checkHardwareSupport(_AVX_512F) else {}
 
 
 def _reason(error: Exception) -> str:
