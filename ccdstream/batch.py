@@ -104,7 +104,7 @@ class Found:
     output: Path
     jobs: list[Job]
     unusable: list[tuple[Path, CcdstreamError]]
-    """Inputs that name no recording, and why."""
+    """Inputs that cannot be analysed, and why."""
 
 
 def is_batch(inputs: Sequence[Path]) -> bool:
@@ -122,15 +122,12 @@ def find_jobs(
     """The jobs of a batch: in the order of the inputs, and of the names in each folder.
 
     Below `output` results lie as the recordings do below the folder that all inputs have in common.
-    A recording that is named twice is one job.
+    A recording that is named twice is one job. Two that would write the same results are unusable.
 
     Args:
         output: None for `INPUT.ccdstream` of a single folder, and `SEVERAL` of several inputs.
         alias_of: gives recordings pseudonyms. Results are called by them, and lie side by side: a
             folder's name can tell as much.
-
-    Raises:
-        OutputError: two recordings would write the same results.
     """
     if output is None:
         only = Path(os.path.abspath(inputs[0])).name or "root"
@@ -148,21 +145,28 @@ def find_jobs(
     common = os.path.commonpath(
         [os.path.abspath(path if os.path.isdir(path) else path.parent) for path in inputs]
     )
-    jobs: dict[Path, Job] = {}
+    claims: dict[Path, dict[str, Job]] = {}  # by the results, and the recording
     for path in recordings:
-        below = Path(os.path.relpath(os.path.abspath(path), common))
+        absolute = os.path.abspath(path)
+        below = Path(os.path.relpath(absolute, common))
         if alias_of is None:
             job = Job(path, OutputFiles(output / below.parent, path.stem), str(below))
         else:
             alias = alias_of(path)
             job = Job(path, OutputFiles(output, alias.name), str(below), alias)
-        owner = jobs.setdefault(job.files.path("run.json"), job)
-        if os.path.abspath(owner.path) != os.path.abspath(path):
-            raise OutputError(
-                f"{show_path(owner.path)} and {show_path(path)} would write the same results. "
-                "Run them apart, with an --output each."
-            )
-    return Found(output, list(jobs.values()), unusable)
+        claims.setdefault(job.files.path("run.json"), {}).setdefault(absolute, job)
+    jobs: list[Job] = []
+    for claim in claims.values():
+        mine = list(claim.values())
+        if len(mine) == 1:
+            jobs += mine
+            continue
+        names = " and ".join(show_path(job.path) for job in mine)
+        error = OutputError(
+            f"{names} would write the same results. Run them apart, with an --output each."
+        )
+        unusable += [(job.path, error) for job in mine]
+    return Found(output, jobs, unusable)
 
 
 def videos_in(
@@ -400,7 +404,7 @@ class Entry:
     path: Path
     name: str
     job: Job | None
-    """None where it names no recording."""
+    """None where it cannot be analysed."""
     status: Status = Status.not_begun
     reason: str = ""
     outputs: list[str] = field(default_factory=list)

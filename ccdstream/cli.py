@@ -513,7 +513,7 @@ def _run_batch(
             refuse_other_names(names.output, known)
             found = find_jobs(inputs, output, recursive=recursive, alias_of=known.alias)
     if not found.jobs:
-        for _, error in found.unusable:
+        for error in dict.fromkeys(error for _, error in found.unusable):
             complain(error)
         raise typer.Exit(1)
     bundle = load_model(choice.model, quiet=True)

@@ -166,14 +166,17 @@ def test_results_have_a_folder_if_nobody_names_one(
     assert find_jobs(list(map(Path, inputs)), None, recursive=False).output == Path(output)
 
 
-def test_two_recordings_that_would_write_the_same_results_are_refused(tree: Path) -> None:
+def test_recordings_that_would_write_the_same_results_are_not_analysed_but_others_are(
+    tree: Path,
+) -> None:
     (tree / "b/case.mkv").touch()
-    with pytest.raises(OutputError) as caught:
-        find_jobs([Path("b")], Path("out"), recursive=False)
-    assert str(caught.value) == (
+    found = find_jobs([Path("b"), Path("a/deep")], Path("out"), recursive=True)
+    assert [str(job.path) for job in found.jobs] == ["a/deep/er/case.mp4"]
+    assert [str(path) for path, _ in found.unusable] == ["b/case.mkv", "b/case.mp4"]
+    assert {str(error) for _, error in found.unusable} == {
         "b/case.mkv and b/case.mp4 would write the same results. "
         "Run them apart, with an --output each."
-    )
+    }
 
 
 def test_a_batch_is_a_folder_or_several_inputs(tree: Path) -> None:
