@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from ccdstream.batch import SCHEMA as BATCH_SCHEMA
 from ccdstream.bundle import Bundle
 from ccdstream.engine.select import SelectedEngine, open_engine
 from ccdstream.recording import OutputFiles, RunOptions, run
@@ -70,17 +71,33 @@ def left(
 
 
 @pytest.fixture(scope="module")
-def documents(left: Path) -> dict[str, list[Json]]:
-    """By the name of their schema: what the run left."""
+def batch(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Json:
+    """The record of a batch in which one input is done, one was, and one fails."""
+    folder = tmp_path_factory.mktemp("batch")
+    bright_between(folder / "a.mp4", -1, -1, 12)
+    flags = ("-o", folder / "out", "--model", bundle.path, "--video", "none")
+    assert ccdstream("run", folder, *flags).exit_code == 0
+    bright_between(folder / "b.mp4", -1, -1, 12)
+    (folder / "c.mp4").write_bytes(b"no video")
+    assert ccdstream("run", folder, *flags).exit_code == 1
+    record: Json = json.loads((folder / "out" / "batch.json").read_text())
+    assert [row["status"] for row in record["inputs"]] == ["already_done", "done", "failed"]
+    return record
+
+
+@pytest.fixture(scope="module")
+def documents(left: Path, batch: Json) -> dict[str, list[Json]]:
+    """By the name of their schema: what the run left, and a batch."""
     lines = (left / "in.alerts.jsonl").read_text().splitlines()
     assert lines, "a run without an alert tests nothing"
     return {
         ALERT_SCHEMA: [json.loads(line) for line in lines],
         RUN_SCHEMA: [json.loads((left / "in.run.json").read_text())],
+        BATCH_SCHEMA: [batch],
     }
 
 
-NAMES = pytest.mark.parametrize("name", [ALERT_SCHEMA, RUN_SCHEMA])
+NAMES = pytest.mark.parametrize("name", [ALERT_SCHEMA, RUN_SCHEMA, BATCH_SCHEMA])
 
 
 @NAMES
@@ -104,6 +121,9 @@ def test_what_a_run_writes_is_valid_by_the_schema_that_it_names(
 
 def undescribed(document: Any, described: Json, place: str = "") -> Iterator[str]:
     """Keys of a document of which its schema says nothing."""
+    if isinstance(document, list):
+        for number, each in enumerate(document):
+            yield from undescribed(each, described.get("items", {}), f"{place}/{number}")
     if not isinstance(document, dict) or described.get("additionalProperties"):
         return
     for key, value in document.items():
@@ -128,9 +148,13 @@ def broken(document: Json, described: Json) -> Iterator[tuple[str, Json]]:
         del without[key]
         yield key, without
     for key, inner in described.get("properties", {}).items():
-        if isinstance(document.get(key), dict):
-            for name, changed in broken(document[key], inner):
+        value = document.get(key)
+        if isinstance(value, dict):
+            for name, changed in broken(value, inner):
                 yield f"{key}/{name}", {**document, key: changed}
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for name, changed in broken(value[0], inner["items"]):
+                yield f"{key}/0/{name}", {**document, key: [changed, *value[1:]]}
 
 
 @NAMES
