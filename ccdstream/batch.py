@@ -74,6 +74,13 @@ are written. More would share the same decoder. Reasoned, not measured."""
 TRIES = 3
 """How often a recording is begun whose node is lost: it may be what takes the node down."""
 
+STILL_S = 3600.0
+"""How long nothing may come of a recording: a frame, or its end. Far more than it takes to hash the
+largest of them: this is for a decoder that never returns, and for storage that is gone."""
+
+_ASLEEP_S = 60.0
+"""After so long between two looks at the workers the whole machine was asleep, and they with it."""
+
 _PROGRESS_EVERY_S = 0.1
 """Between what a worker tells of how far it is."""
 
@@ -162,10 +169,10 @@ def find_jobs(
             jobs += mine
             continue
         names = " and ".join(show_path(job.path) for job in mine)
-        error = OutputError(
+        clash = OutputError(
             f"{names} would write the same results. Run them apart, with an --output each."
         )
-        unusable += [(job.path, error) for job in mine]
+        unusable += [(job.path, clash) for job in mine]
     return Found(output, jobs, unusable)
 
 
@@ -389,7 +396,7 @@ class Status(StrEnum):
     already_done = "already_done"
     failed = "failed"
     crashed = "crashed"
-    """The process that analysed it died."""
+    """The process that analysed it died, or was ended since nothing came of it any more."""
     interrupted = "interrupted"
     """Its input was ended early; what was analysed up to there is whole. A rerun does it again."""
     begun = "begun"
@@ -651,6 +658,8 @@ class _Batch:
         self._cluster = cluster
         self._workers: Workers | Cluster = cluster or Workers()
         self._began: dict[AnyWorker, float] = {}
+        self._heard: dict[AnyWorker, float] = {}
+        self._looked = time.monotonic()
         self._places: dict[AnyWorker, Place] = {}
         self._idle: set[AnyWorker] = set()  # could do a task
         self._spare: deque[Seat] = deque()
@@ -672,7 +681,9 @@ class _Batch:
                     for worker in self._workers.alive:
                         worker.stop()
                 for worker, event in self._workers.events():
+                    self._heard[worker] = time.monotonic()
                     self._take_in(worker, event)
+                self._end_what_stands_still()
         while self._waiting and not self._stopped():
             entry = self._waiting.popleft()
             entry.status, entry.reason = Status.failed, "no worker was left to analyse it"
@@ -747,6 +758,21 @@ class _Batch:
             case Lost():
                 self._begin_elsewhere(worker, entry, event)
                 self._after_loss(worker)
+
+    def _end_what_stands_still(self) -> None:
+        """End the process of a recording of which nothing has come for too long."""
+        now = time.monotonic()
+        if now - self._looked > _ASLEEP_S:
+            self._heard.update(dict.fromkeys(self._began, now))
+        self._looked = now
+        for worker, began in list(self._began.items()):
+            if now - max(began, self._heard.get(worker, began)) < STILL_S:
+                continue
+            entry = self._entry(worker.task)
+            self._retire(worker)
+            reason = f"nothing came of it for {STILL_S / 60:.0f} minutes: its process was ended"
+            self._end(worker, entry, Status.crashed, reason)
+            self._replace(worker)
 
     def _begin_elsewhere(self, worker: AnyWorker, entry: Entry, event: Lost) -> None:
         """The node of a recording is lost, which says nothing of the recording."""

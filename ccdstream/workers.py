@@ -147,9 +147,10 @@ class Worker:
         return Died(f"crashed ({name})")
 
     def kill(self) -> None:
-        """End its process, whatever it is at."""
+        """End its process, whatever it is at; one that waits for storage that is gone may outlive
+        this."""
         self._process.kill()
-        self._process.join()
+        self._process.join(_GIVE_UP_S)
         self._pipe.close()
 
     def _wait(self) -> None:

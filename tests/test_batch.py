@@ -38,7 +38,7 @@ from ccdstream.batch import (
 )
 from ccdstream.bundle import Bundle, load_bundle
 from ccdstream.engine.base import EngineOutput
-from ccdstream.errors import EngineError, OutputError, VideoOpenError
+from ccdstream.errors import EngineError, VideoOpenError
 from ccdstream.recording import OutputFiles, RunOptions
 from ccdstream.report.files import Lock, lock_path
 from tests.bundles import ToyEngine, write_toy_bundle
@@ -556,6 +556,17 @@ class Card(ToyEngine):
         return super().run(frames, valid)
 
 
+class Still(ToyEngine):
+    """Comes to no end with a bright frame."""
+
+    precision, on_device = None, None
+
+    def run(self, frames: np.ndarray, valid: np.ndarray) -> EngineOutput:
+        while frames[0].mean() > 150:
+            time.sleep(1)
+        return super().run(frames, valid)
+
+
 class Failing(ToyEngine):
     """Fails once it has seen a bright frame, and then for ever, as a GPU does."""
 
@@ -594,6 +605,8 @@ class Opens:
                 engine = Card(place.gpu, self.others)
             case "failing":
                 engine = Failing()
+            case "still":
+                engine = Still()
             case _:
                 os.kill(os.getpid(), signal.SIGSEGV)
         return load_bundle(self.bundle), engine
@@ -683,6 +696,19 @@ def test_a_crash_costs_its_recording_alone_and_is_named(
         Status.crashed: 3,
         Status.already_done: 3,
     }
+
+
+def test_one_that_stands_still_is_ended_and_the_others_go_on(
+    here: Path, shelf: Path, without_video: Wanted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "STILL_S", 6.0)
+    make_video(here / "still.mp4", size=(96, 128), picture_of=partial(bright, 200))
+    found = find_jobs([Path("still.mp4"), Path("calm.mp4")], Path("out"), recursive=False)
+    entries, _ = do(found, without_video, Opens(shelf / "toy", "still"))
+    still = entries["still.mp4"]
+    assert still.status is Status.crashed and still.reason.startswith("nothing came of it for 0 m")
+    assert entries["calm.mp4"].status is Status.done
+    assert not list(here.glob("out/still*"))
 
 
 def test_gpus_share_the_recordings(calm_ones: Found, shelf: Path, without_video: Wanted) -> None:
