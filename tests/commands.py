@@ -1,4 +1,5 @@
-"""The command line as its users call it, in the test's process or in one of its own."""
+"""The command line as its users call it, in the test's process or in one of its own; and the call
+behind it."""
 
 import csv
 import os
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 from typer.testing import CliRunner
 
+from ccdstream.bundle import Bundle
 from ccdstream.cli import app
+from ccdstream.engine.select import SelectedEngine
+from ccdstream.recording import OutputFiles, RunOptions, RunResult, run
 from tests.videos import Planes, make_video, picture
 
 ROOT = Path(__file__).parent.parent
@@ -76,4 +80,17 @@ def bright_between(path: Path, first: int, last: int, frames: int, **options: An
         frames=frames,
         picture_of=lambda k: picture(shade(200 if first <= k <= last else 50)),
         **options,
+    )
+
+
+def analysed(
+    recording: Path, folder: Path, bundle: Bundle, engine: SelectedEngine, **options: Any
+) -> RunResult:
+    """What `ccdstream run` does with one recording, into `folder`."""
+    return run(
+        recording,
+        OutputFiles(folder, recording.stem),
+        bundle=bundle,
+        engine=engine,
+        options=RunOptions(**options),
     )

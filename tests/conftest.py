@@ -6,9 +6,13 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from ccdstream.bundle import Bundle
+    from ccdstream.engine.select import SelectedEngine
 
 # Before anything imports torch: without this, two threads that share a core with another process
 # spin while they wait for each other, and tests take several times as long.
@@ -43,6 +47,22 @@ def no_thread_left_behind() -> Iterator[None]:
     yield
     leaked = set(threading.enumerate()) - before
     assert not leaked, f"threads still alive: {sorted(t.name for t in leaked)}"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> "Bundle":
+    """The toy bundle, to which bright is unusual."""
+    from tests.bundles import write_toy_bundle
+
+    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: "Bundle") -> "SelectedEngine":
+    """Runs it on the CPU."""
+    from ccdstream.engine.select import open_engine
+
+    return open_engine(bundle, device="cpu")
 
 
 # -- for tests of the command line ----------------------------------------------------------------

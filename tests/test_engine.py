@@ -39,11 +39,6 @@ ENGINES = [
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
-
-
-@pytest.fixture(scope="module")
 def engines(bundle: Bundle) -> Callable[[str, Device], Engine]:
     """Opens each engine once for all tests of this file."""
     opened: dict[tuple[str, Device], Engine] = {}

@@ -10,26 +10,15 @@ from typing import Any
 import pytest
 
 from ccdstream.bundle import Bundle
-from ccdstream.engine.select import SelectedEngine, open_engine
+from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import OutputError
 from ccdstream.recording import OutputFiles, RunOptions, RunResult, run
-from tests.bundles import write_toy_bundle
 from tests.commands import bright_between, ccdstream, everything_in, refusal, results_of, rows_of
 from tests.disks import small_disk
 
 pq = pytest.importorskip("pyarrow.parquet")
 
 FORMS = {"case.scores.parquet", "case.coco.json"}
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
-
-
-@pytest.fixture(scope="module")
-def engine(bundle: Bundle) -> SelectedEngine:
-    return open_engine(bundle, device="cpu")
 
 
 @pytest.fixture(scope="module")

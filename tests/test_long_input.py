@@ -18,10 +18,10 @@ import pytest
 
 from ccdstream.bundle import Bundle
 from ccdstream.decode import AudioSource, VideoSource
-from ccdstream.engine.select import SelectedEngine, open_engine
-from ccdstream.recording import OutputFiles, RunOptions, RunResult, VideoKind, run
+from ccdstream.engine.select import SelectedEngine
+from ccdstream.recording import VideoKind
 from ccdstream.timecode import parse_timecode, timecode
-from tests.bundles import write_toy_bundle
+from tests.commands import analysed
 from tests.videos import index_of, make_video, picture, times_of
 
 HOUR = 3600
@@ -29,16 +29,6 @@ SIZE = (96, 128)
 DENSE = 100
 BRIGHT = range(20, 70)
 """Of the dense frames, 25 a second, that end every recording here."""
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
-
-
-@pytest.fixture(scope="module")
-def engine(bundle: Bundle) -> SelectedEngine:
-    return open_engine(bundle, device="cpu")
 
 
 def shade(luma: int) -> av.VideoFrame:
@@ -65,18 +55,6 @@ def late(
         **options,  # type: ignore[arg-type]
     )
     return pts
-
-
-def analysed(
-    path: Path, folder: Path, bundle: Bundle, engine: SelectedEngine, **options: object
-) -> RunResult:
-    return run(
-        path,
-        OutputFiles(folder, path.stem),
-        bundle=bundle,
-        engine=engine,
-        options=RunOptions(**options),  # type: ignore[arg-type]
-    )
 
 
 def chapters_of(path: Path) -> list[tuple[Fraction, Fraction, str]]:

@@ -9,7 +9,6 @@ import torch
 
 from ccdstream.alert import Alert, AlertRule, AlertTracker
 from ccdstream.bundle import Bundle
-from ccdstream.engine.select import SelectedEngine, open_engine
 from ccdstream.errors import EngineError
 from ccdstream.frames import Colour, DeviceFrame, Frame
 from ccdstream.gpu.score import DeviceScorer
@@ -28,20 +27,10 @@ from ccdstream.quality import QualityLimits
 from ccdstream.render import Overlay
 from ccdstream.score import Scorer
 from ccdstream.view import Profile
-from tests.bundles import ToyEngine, write_toy_bundle
+from tests.bundles import ToyEngine
 
 SIZE = (96, 128)
 TICKS = Fraction(1, 25)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
-
-
-@pytest.fixture(scope="module")
-def engine(bundle: Bundle) -> SelectedEngine:
-    return open_engine(bundle, device="cpu")
 
 
 def frame_of(k: int, luma: int) -> Frame:

@@ -20,56 +20,12 @@ from ccdstream.engine.select import SelectedEngine, open_engine
 from ccdstream.engine.torch_cuda import make_engine
 from ccdstream.errors import OutputError, VideoDecodeError
 from ccdstream.frames import Frame
-from ccdstream.recording import OutputFiles, RunOptions, RunResult, run
+from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.render import Overlay
-from tests.bundles import write_toy_bundle
-from tests.videos import Planes, make_video, picture
+from tests.commands import analysed, bright_between, rows_of
+from tests.videos import make_video
 
-SIZE = (96, 128)
 TICKS = Fraction(1, 25)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
-
-
-@pytest.fixture(scope="module")
-def engine(bundle: Bundle) -> SelectedEngine:
-    return open_engine(bundle, device="cpu")
-
-
-def shade(luma: int) -> Planes:
-    height, width = SIZE
-    chroma = np.full((height // 2, width // 2), 128, np.uint8)
-    return np.full(SIZE, luma, np.uint8), chroma, chroma
-
-
-def bright_between(path: Path, first: int, last: int, frames: int, **options: object) -> Path:
-    """A dark video whose frames `first` to `last` (included) are bright."""
-    return make_video(
-        path,
-        size=SIZE,
-        frames=frames,
-        picture_of=lambda k: picture(shade(200 if first <= k <= last else 50)),
-        **options,  # type: ignore[arg-type]
-    )
-
-
-def analysed(
-    recording: Path, folder: Path, bundle: Bundle, engine: SelectedEngine, **options: object
-) -> RunResult:
-    return run(
-        recording,
-        OutputFiles(folder, recording.stem),
-        bundle=bundle,
-        engine=engine,
-        options=RunOptions(**options),  # type: ignore[arg-type]
-    )
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def times(path: Path) -> list[Fraction]:

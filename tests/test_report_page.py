@@ -14,27 +14,16 @@ import pytest
 
 from ccdstream import NOTICE
 from ccdstream.bundle import Bundle
-from ccdstream.engine.select import SelectedEngine, open_engine
+from ccdstream.engine.select import SelectedEngine
 from ccdstream.history import score_text
 from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.report import page as module
 from ccdstream.timecode import short_time
 from tests.browser import CHROMIUM, Tab, chromium
-from tests.bundles import write_toy_bundle
 from tests.commands import bright_between
 
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 EVIL = "<img src=x onerror=alert(1)>&\"'.mp4"
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
-
-
-@pytest.fixture(scope="module")
-def engine(bundle: Bundle) -> SelectedEngine:
-    return open_engine(bundle, device="cpu")
 
 
 def analysed(

@@ -12,11 +12,10 @@ import pytest
 
 from ccdstream.batch import SCHEMA as BATCH_SCHEMA
 from ccdstream.bundle import Bundle
-from ccdstream.engine.select import SelectedEngine, open_engine
+from ccdstream.engine.select import SelectedEngine
 from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.report.alerts import SCHEMA as ALERT_SCHEMA
 from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
-from tests.bundles import write_toy_bundle
 from tests.commands import bright_between, ccdstream
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -34,16 +33,6 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(
         schema(name), format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
     )
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
-
-
-@pytest.fixture(scope="module")
-def engine(bundle: Bundle) -> SelectedEngine:
-    return open_engine(bundle, device="cpu")
 
 
 RUNS: dict[str, Json] = {

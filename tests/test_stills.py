@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ccdstream.bundle import Bundle
-from ccdstream.engine.select import SelectedEngine, open_engine
+from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import CcdstreamError, ImageError, OutputError
 from ccdstream.fuse import Calibration
 from ccdstream.quality import measure
@@ -21,16 +21,6 @@ from ccdstream.stills import COLUMNS, find_images, map_path, read_image, score_s
 from ccdstream.view import NONE, view_of_image
 from tests.bundles import write_toy_bundle
 from tests.commands import ccdstream, everything_in, refusal, rows_of
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
-
-
-@pytest.fixture(scope="module")
-def engine(bundle: Bundle) -> SelectedEngine:
-    return open_engine(bundle, device="cpu")
 
 
 def grey(path: Path, level: int, size: tuple[int, int] = (120, 160)) -> Path:

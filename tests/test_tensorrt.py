@@ -25,7 +25,7 @@ from ccdstream.engine.precision import program_in
 from ccdstream.engine.rewrite import without_col2im
 from ccdstream.engine.tensorrt import Library, build_engine, load_library, make_engine
 from ccdstream.errors import EngineError
-from tests.bundles import toy_inputs, toy_output, toy_program, write_toy_bundle
+from tests.bundles import toy_inputs, toy_output, toy_program
 
 GPU = Gpu("NVIDIA H100", (9, 0), 80 << 30)
 BATCH = (1, 2, 4)
@@ -246,11 +246,6 @@ class CountingQueue(HostQueue):
 @pytest.fixture
 def api() -> FakeTensorRt:
     return FakeTensorRt()
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
 
 
 @pytest.fixture

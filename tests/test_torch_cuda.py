@@ -30,11 +30,6 @@ SINGLE = BuildOptions("fp32", (1, 2, 4))
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
-
-
-@pytest.fixture(scope="module")
 def engine(bundle: Bundle) -> BatchedEngine:
     return make_engine(bundle, HostQueue(), SINGLE)
 

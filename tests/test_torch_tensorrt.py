@@ -21,7 +21,7 @@ from ccdstream.engine.gpu import Gpu, find_gpus
 from ccdstream.engine.parity import check_parity
 from ccdstream.engine.torch_tensorrt import make_engine
 from ccdstream.errors import EngineError
-from tests.bundles import toy_inputs, toy_output, write_toy_bundle
+from tests.bundles import toy_inputs, toy_output
 
 GPU = Gpu("NVIDIA H100", (9, 0), 80 << 30)
 
@@ -56,11 +56,6 @@ class StandIn:
             self.unreadable -= 1
             raise ValueError("not a valid\nprogram")
         return torch.export.load(path)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
 
 
 @pytest.fixture

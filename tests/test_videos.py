@@ -17,28 +17,17 @@ import torch
 
 from ccdstream.batch import Job, Wanted, standing, videos_in
 from ccdstream.bundle import Bundle
-from ccdstream.engine.select import SelectedEngine, open_engine
+from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import OutputError, VideoOpenError
 from ccdstream.frames import Colour, DeviceFrame, Frame
 from ccdstream.recording import OutputFiles, RunOptions, RunResult, run
 from ccdstream.report import page as page_module
 from ccdstream.videos import MOST_PX, SideBySide, videos_there
-from tests.bundles import write_toy_bundle
 from tests.commands import SIZE, bright_between, everything_in, shade
 from tests.devices import on_device
 from tests.videos import flat, make_video, packets_of, picture, times_of
 
 G = {"g": "25", "bf": "2"}
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
-
-
-@pytest.fixture(scope="module")
-def engine(bundle: Bundle) -> SelectedEngine:
-    return open_engine(bundle, device="cpu")
 
 
 Analyse = Callable[..., RunResult]
