@@ -20,8 +20,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
+LONGEST_FIRST = (
+    *("test_train.py", "test_cluster.py", "test_batch.py", "test_torch_program.py"),
+    *("test_detectors.py", "test_tensorrt.py", "test_inherit.py", "test_student.py"),
+    *("test_deid.py", "test_export.py", "test_torch_tensorrt.py", "test_fuzz_decode.py"),
+)
+"""So that no process is left alone with one of them in the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip `cuda` tests where there is no GPU, but not on a machine that promised one."""
+    """Begin with what takes longest. Skip `cuda` tests where there is no GPU, but not on a machine
+    that promised one."""
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked or os.environ.get("CCDSTREAM_REQUIRE_CUDA") == "1":
         return
