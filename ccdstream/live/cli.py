@@ -239,6 +239,7 @@ class _Session:
         from ccdstream.live.audit import live_record
         from ccdstream.live.board import Board
         from ccdstream.live.capture import Capture
+        from ccdstream.live.gallery import LiveGallery
         from ccdstream.live.journal import Journal
         from ccdstream.live.log import EventLog
         from ccdstream.live.records import Event
@@ -246,12 +247,11 @@ class _Session:
         from ccdstream.live.session import StreamClock, run_live
         from ccdstream.render import with_heat
         from ccdstream.report.audit import LIVE_SCHEMA, write_audit
-        from ccdstream.report.gallery import Gallery
 
         made = _make_folder(self.folder)
         before = _entries(self.folder)
         board, clock = Board(), StreamClock()
-        story, gallery = Story(clock.wall_of), Gallery(start_s=0.0, heated=with_heat)
+        story, gallery = Story(clock.wall_of), LiveGallery(start_s=0.0, heated=with_heat)
         with ExitStack() as stack:
             silent = self.quiet or self.log_json
             bar = stack.enter_context(progress("frame", silent))
@@ -293,6 +293,7 @@ class _Session:
             board.tell(self._facts())
             page = self._page(stack, board)
             window = self._window(stack, board)
+            stack.enter_context(gallery)
             log(Event("session_started", time.time(), 0.0, {"source": self.source.name}))
             told.started(self.bundle, self.engine, page.urls if page else [])
             capture = Capture(self.source, timeout_s=self.timeout_s, on_event=log)

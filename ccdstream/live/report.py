@@ -54,7 +54,7 @@ _DROPS = (
 )
 _SEGMENT_ENDED = {
     "end": "the session ended",
-    "length": "--segment",
+    "length": "its length",
     "size": "the picture changed its size",
     "colour": "the picture changed its colours",
     "pause": "a pause of the picture",
@@ -281,8 +281,8 @@ def _delays(record: Mapping[str, Any]) -> Listing:
     ]
     return Listing(
         "Delay from the capture",
-        f"Nothing older than {_ms(record['max_latency_s'])} is shown. The figures to the overlay are "
-        "of what was shown.",
+        f"Nothing older than {_ms(record['max_latency_s'])} is shown. The figures to the overlay "
+        "are of what was shown.",
         ("", "p50", "p95", "p99", "max", "frames"),
         rows,
     )
@@ -332,7 +332,7 @@ def _listings(story: Story) -> Sequence[Listing]:
                     "" if each.bytes is None else f"{each.bytes / 1e6:,.1f} MB",
                     each.cause,
                 ]
-                for each in story.segments.kept
+                for each in sorted(story.segments.kept, key=lambda each: each.file)
             ],
         ),
     )

@@ -3,6 +3,7 @@
     capture's thread     newest frame --+--------------------------------> source recorder
                                         |                  +-------------> screen (plain, on lag)
     the caller's thread                 +-> look, score, fuse, alert ----> screen, journal
+                                        +----------------------------> gallery, for the report
     screen's thread                              draw --> board, overlay recorder
 
 One frame at a time, and always the newest: what arrives during an analysis and is overtaken is
@@ -209,7 +210,7 @@ def run_live(
         clock: set by each frame, for those who tell the wall-clock time of an alert.
         overlay, source: recordings of what is shown, and of what was captured.
         folder: of snapshots; None: none can be taken.
-        gallery: given every frame that was analysed, once all else of it is done.
+        gallery: given every frame that was analysed, and the alerts.
         on_event: told what happens, also in the screen's thread.
         on_alert: told of each as it closes.
         on_failed: told once what cannot be written any more, and why.

@@ -63,6 +63,8 @@ _TICKS_S = (
     *(86400 * 10**k for k in range(10)),
 )
 _MOST_TICKS = 6
+_SHORT = 18
+"""Text up to so long stays on one line of its table."""
 _NUMBERED = 40
 """Up to so many alerts have their number in the line: more would hide each other."""
 
@@ -224,7 +226,7 @@ def page(
         + _stage(run, alerts, gallery, video, inside, live)
         + _cards(run, alerts, gallery, video is not None, clips_play, live)
         + "</div>\n"
-        + ("" if live is None else "".join(map(_listing, live.listings)))
+        + ("" if live is None else _listings(live))
         + _strip(gallery)
         + ("" if live is None else _flow(live))
         + '<div class="pair">\n'
@@ -426,7 +428,7 @@ def _line(
         f'<p class="keys">Click or drag to {what}. Keys: <kbd>&larr;</kbd> <kbd>&rarr;</kbd> '
         "5 s, with <kbd>shift</kbd> 1 s; <kbd>,</kbd> <kbd>.</kbd> a frame"
         + "; <kbd>N</kbd> <kbd>P</kbd> next and previous alert" * bool(alerts)
-        + ".</p>\n"
+        + f".</p>\n{_live_key(live)}"
     )
 
 
@@ -456,6 +458,16 @@ def _live_marks(
         for at_s, name in live.flags
     )
     return gaps, flags
+
+
+def _live_key(live: Live | None) -> str:
+    """What the marks of a live session's line mean."""
+    if live is None:
+        return ""
+    said = ["hatched: no signal"] * bool(live.gaps)
+    said += ["dots: marks and snapshots"] * bool(live.flags)
+    words = "; ".join(said)
+    return f'<p class="signs">{words[0].upper()}{words[1:]}.</p>\n' if said else ""
 
 
 def _cards(
@@ -609,30 +621,35 @@ def _tile(tile: Tile, digits: int) -> str:
     )
 
 
+def _listings(live: Live) -> str:
+    if not live.listings:
+        return ""
+    return f'<div class="listings">\n{"".join(map(_listing, live.listings))}</div>\n'
+
+
 def _listing(listing: Listing) -> str:
-    return f'<section class="listing">\n{_table(listing)}</section>\n'
-
-
-def _table(listing: Listing) -> str:
     def cell(column: str, value: str | Beside | Moment) -> str:
+        words = ""
         match value:
             case Beside(name):
-                inside = f'<a href="{_beside(name)}">{_safe(printable(Path(name)))}</a>'
+                words = ' class="words"'
+                inside = f'<a href="{_beside(name)}">{_safe(printable(Path(Path(name).name)))}</a>'
             case Moment(seconds):
                 inside = (
                     f'<button type="button" class="at" data-seek="{seconds:.6f}">'
                     f"{short_time(seconds, 2)}</button>"
                 )
             case text:
+                words = ' class="words"' * (len(text) > _SHORT)
                 inside = _safe(text)
-        return f'<td data-column="{_safe(column)}">{inside}</td>'
+        return f'<td data-column="{_safe(column)}"{words}>{inside}</td>'
 
     head = "".join(f'<th scope="col">{_safe(column)}</th>' for column in listing.columns)
     rows = "".join(f"<tr>{''.join(map(cell, listing.columns, row))}</tr>\n" for row in listing.rows)
     return (
-        f"<h2>{_safe(listing.title)}</h2>\n"
+        f'<section class="listing">\n<h2>{_safe(listing.title)}</h2>\n'
         + f'<p class="soft">{_safe(listing.note)}</p>\n' * bool(listing.note)
-        + f"<table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>\n"
+        + f"<table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>\n</section>\n"
     )
 
 
