@@ -273,7 +273,7 @@ def _delays(record: Mapping[str, Any]) -> Listing:
     rows = [
         [
             what,
-            *(_ms(delays[name]) for name in ("p50", "p95", "p99", "max")),
+            *(_in_ms(delays[name]) for name in ("p50", "p95", "p99", "max")),
             f"{delays['count']:,}",
         ]
         for key, what in _DELAYS
@@ -281,8 +281,8 @@ def _delays(record: Mapping[str, Any]) -> Listing:
     ]
     return Listing(
         "Delay from the capture",
-        f"Nothing older than {_ms(record['max_latency_s'])} is shown. The figures to the overlay "
-        "are of what was shown.",
+        f"In milliseconds. Nothing older than {_ms(record['max_latency_s'])} is shown. The figures "
+        "to the overlay are of what was shown.",
         ("", "p50", "p95", "p99", "max", "frames"),
         rows,
     )
@@ -454,9 +454,13 @@ def _lasted(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 59.95 else short_time(seconds)
 
 
-def _ms(seconds: float) -> str:
+def _in_ms(seconds: float) -> str:
     milliseconds = 1000 * seconds
-    return f"{milliseconds:.0f} ms" if milliseconds >= 9.95 else f"{milliseconds:.1f} ms"
+    return f"{milliseconds:.0f}" if milliseconds >= 9.95 else f"{milliseconds:.1f}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{_in_ms(seconds)} ms"
 
 
 def _size(size: Sequence[int]) -> str:

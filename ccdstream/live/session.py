@@ -2,8 +2,7 @@
 
     capture's thread     newest frame --+--------------------------------> source recorder
                                         |                  +-------------> screen (plain, on lag)
-    the caller's thread                 +-> look, score, fuse, alert ----> screen, journal
-                                        +----------------------------> gallery, for the report
+    the caller's thread                 +-> look, score, fuse, alert ----> screen, journal, gallery
     screen's thread                              draw --> board, overlay recorder
 
 One frame at a time, and always the newest: what arrives during an analysis and is overtaken is
