@@ -174,7 +174,7 @@ def test_the_page_of_a_session_says_what_its_record_says(session: Path) -> None:
     for fact in (
         source["name"], source["mode"]["through"], record["model"]["id"], record["started"],
         record["ended"], record["versions"]["openvino"], record["ccdstream"],
-        "It ended because the source ended.", f"{counts['analysed']} frames",
+        "It ended because the source ended.", f"{counts['analysed']} of {counts['captured']} frames",
         *(each["sha256"] for each in record["model"]["files"].values()),
     ):  # fmt: skip
         assert fact in text
@@ -230,7 +230,7 @@ def test_a_gap_is_drawn_and_listed_with_its_cause_and_no_score_stands_in_it(
     assert 'class="gap"' in played.path.read_text() and "Hatched: no signal" in page.text
     assert says(page, f"0:03.90 {clock_at(3.9)} 5.1 s no frame for 2.0 s")
     assert says(page, "Signal lost 5.1 s 1 time")
-    assert says(page, "Analysed 6.8 s 70 frames"), "the time without a picture is not in it"
+    assert says(page, "Analysed 6.8 s 70 of 70 frames"), "the time without a picture is not in it"
 
 
 def test_a_signal_that_is_still_lost_at_the_end_is_lost_up_to_there(played: Played) -> None:

@@ -267,13 +267,16 @@ def _summary(run: Run, alerts: Sequence[AlertLike], gallery: Gallery, live: Live
         alert_s = live.alert_s
     frames = counts["frames"]
     unclear = frames - counts["informative_frames"]
+    of = _counted(frames, "frame")
+    if live is not None:
+        of = f"{frames:,} of {_counted(live.captured, 'frame')}"
     used = gallery.line.score[gallery.line.state > 0]
     highest = score_text(float(used.max())) if len(used) else "none"
     tiles = (
         ("Alerts", f"{counts['alerts']:,}", ""),
         ("Time in alert", _length(alert_s), _percent(alert_s, length_s)),
         ("Highest score", highest, f"alerts open at {run['alert_rule']['enter']:g}"),
-        ("Analysed", _length(length_s), _counted(frames, "frame")),
+        ("Analysed", _length(length_s), of),
         ("Uninformative", _percent(unclear, frames), _counted(unclear, "frame")),
         *(() if live is None else live.tiles),
     )
