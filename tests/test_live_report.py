@@ -174,7 +174,8 @@ def test_the_page_of_a_session_says_what_its_record_says(session: Path) -> None:
     for fact in (
         source["name"], source["mode"]["through"], record["model"]["id"], record["started"],
         record["ended"], record["versions"]["openvino"], record["ccdstream"],
-        "It ended because the source ended.", f"{counts['analysed']} of {counts['captured']} frames",
+        "It ended because the source ended.",
+        f"{counts['analysed']} of {counts['captured']} frames",
         *(each["sha256"] for each in record["model"]["files"].values()),
     ):  # fmt: skip
         assert fact in text
