@@ -31,18 +31,13 @@ class History:
         self.span_s = span_s if span_s is not None and span_s > 0 else UNKNOWN_SPAN_S
         """Stream time from the left end to the right."""
         self.now = 0
-        """Column of the last frame."""
+        """Column of the last frame, or of what `reach` was told."""
         self._start_s = start_s
         self._last_s: float | None = None
 
     def add(self, seconds: float, score: float, state: str) -> None:
         """Enter the next frame. It also fills the columns since the one before, but not a gap."""
-        count = len(self.state)
-        offset_s = max(seconds - self._start_s, 0.0)
-        # a container's duration may leave out the last frame: half a column is no reason to rescale
-        while offset_s > self.span_s * (1 + 0.5 / count):
-            self._halve()
-        now = min(int(offset_s / self.span_s * count), count - 1)
+        now = self._column(seconds)
         first = now
         if self._last_s is not None and 0 <= seconds - self._last_s <= HISTORY_GAP_S:
             first = min(self.now + 1, now)
@@ -50,6 +45,19 @@ class History:
         self.score[columns] = np.maximum(self.score[columns], score)
         self.state[columns] = np.maximum(self.state[columns], STATES.index(state))
         self.now, self._last_s = now, seconds
+
+    def reach(self, seconds: float) -> None:
+        """Let the line go on, empty, to a time after its last frame."""
+        self.now = max(self._column(seconds), self.now)
+
+    def _column(self, seconds: float) -> int:
+        """Where a time lies; what is beyond the right end makes the span longer."""
+        count = len(self.state)
+        offset_s = max(seconds - self._start_s, 0.0)
+        # a container's duration may leave out the last frame: half a column is no reason to rescale
+        while offset_s > self.span_s * (1 + 0.5 / count):
+            self._halve()
+        return min(int(offset_s / self.span_s * count), count - 1)
 
     def _halve(self) -> None:
         """Let the same columns span twice the time."""

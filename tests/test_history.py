@@ -32,6 +32,16 @@ def test_fills_between_frames_but_not_across_a_gap() -> None:
     assert np.flatnonzero(history.state >= 0).tolist() == [0, 1, 2, 3, 4, 5, 25]
 
 
+def test_the_line_can_go_on_beyond_its_last_frame_and_is_empty_there() -> None:
+    history = History(100, start_s=0.0, span_s=10.0)
+    history.add(1.0, 0.5, "NORMAL")
+    history.reach(15.0)
+    assert (history.span_s, history.now) == (20.0, 75)
+    assert np.flatnonzero(history.state >= 0).tolist() == [5]
+    history.reach(3.0)
+    assert history.now == 75, "it never goes back"
+
+
 def test_of_unknown_length_rescales_and_forgets_no_peak() -> None:
     history = History(51, start_s=0.0, span_s=None)
     for tick in range(20_000):

@@ -23,7 +23,8 @@ from tests.disks import SmallFile
 RESULTS = {
     f"live.{ending}"
     for ending in (
-        "scores.csv", "alerts.jsonl", "alerts.csv", "alerts.vtt", "events.jsonl", "run.json",
+        "scores.csv", "alerts.jsonl", "alerts.csv", "alerts.vtt", "events.jsonl", "report.html",
+        "run.json",
     )
 }  # fmt: skip
 
@@ -146,6 +147,7 @@ def test_ctrl_c_and_sigterm_finish_every_file(
     with av.open(str(out / "case.overlay.000.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) > 3
     assert events_of(out)[-1]["kind"] == "session_ended"
+    assert "It ended because it was stopped." in (out / "live.report.html").read_text()
     assert not [name for name in everything_in(out) if name.endswith(".part")]
 
 

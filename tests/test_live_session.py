@@ -20,9 +20,12 @@ from ccdstream.bundle import Bundle
 from ccdstream.engine.base import EngineOutput
 from ccdstream.errors import EngineError
 from ccdstream.frames import Frame, Fused
+from ccdstream.history import STATES
 from ccdstream.live.board import Board, Request
 from ccdstream.live.records import Event, Shown
 from ccdstream.live.session import LiveOptions, LiveResult, StreamClock, run_live
+from ccdstream.render import with_heat
+from ccdstream.report.gallery import Gallery
 from tests.bundles import ToyEngine, write_toy_bundle
 from tests.live import SIZE, HandCapture, grey
 
@@ -209,6 +212,23 @@ def test_each_frame_is_analysed_shown_recorded_and_written_down(bundle: Bundle) 
     assert result.ended == "end of the source" and result.failures == {}
     assert live.board.counters()["analysed"] == 4
     assert result.delays["capture_to_overlay"].count == 4
+
+
+def test_every_analysed_frame_and_the_peak_of_every_alert_are_in_the_gallery(
+    bundle: Bundle,
+) -> None:
+    gallery = Gallery(start_s=0.0, heated=with_heat)
+    with session(bundle, gallery=gallery) as live:
+        for luma in (DARK, BRIGHT, DARK, BRIGHT):
+            live.feed(luma)
+        live.capture.lose("unplugged")
+        live.until(lambda s: s.status.kind == "NO SIGNAL")
+        live.end()
+    assert gallery.line.state.max() == STATES.index("ALERT")
+    assert gallery.strip[0].informative
+    assert [a.number for a in live.alerts] == [1] == list(gallery.peaks), "one goes on: it merges"
+    plain = cv2.imdecode(np.frombuffer(gallery.peaks[1].plain, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert plain.mean() > 150, "the peak is a bright frame"
 
 
 def test_an_alert_is_on_the_board_while_it_is_open_and_replaced_when_it_closes(

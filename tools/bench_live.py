@@ -46,12 +46,14 @@ from ccdstream.errors import CcdstreamError
 from ccdstream.frames import Colour, Frame
 from ccdstream.live.board import Board
 from ccdstream.live.capture import Capture
+from ccdstream.live.gallery import LiveGallery
 from ccdstream.live.journal import Journal
 from ccdstream.live.record import ClipRule, Recorder
 from ccdstream.live.records import Mode, Shown, SourceLost
 from ccdstream.live.session import Counts, LiveOptions, LiveResult, StreamClock, run_live
 from ccdstream.packaged import find_model
 from ccdstream.process import settle
+from ccdstream.render import with_heat
 from ccdstream.report.files import write_text
 from ccdstream.sample import SampleOptions
 
@@ -270,7 +272,7 @@ def play(
     segment_s: float | None = None,
     on_count: Callable[[Counts], None] = lambda _: None,
 ) -> tuple[LiveResult, ProvingBoard]:
-    """A whole session, with its journal, and recordings on request."""
+    """A whole session, with its journal and pictures, and recordings on request."""
     board, clock = ProvingBoard(source), StreamClock()
     with ExitStack() as stack:
         journal = stack.enter_context(
@@ -300,6 +302,7 @@ def play(
             clock=clock,
             journal=journal,
             overlay=overlay,
+            gallery=stack.enter_context(LiveGallery(start_s=0.0, heated=with_heat)),
             stopped=lambda: source.over and not source.ends,
             on_event=journal.event,
             on_count=lambda counts, _: on_count(counts),

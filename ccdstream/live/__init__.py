@@ -1,7 +1,7 @@
 """Analysis of a picture as it comes: the newest frame wins, delay is bounded, a lost signal is a
 gap.
 
-    source -> capture -> session -> recorder, journal
+    source -> capture -> session -> recorder, journal, gallery -> report
                             |
                           board -> page, window, metrics
 

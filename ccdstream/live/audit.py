@@ -11,6 +11,7 @@ from ccdstream.engine.select import SelectedEngine
 from ccdstream.live.journal import wall_clock
 from ccdstream.live.records import Gap, Mode, Wanted
 from ccdstream.live.session import LiveOptions, LiveResult
+from ccdstream.quality import FLAGS as QUALITY_FLAGS
 
 
 def live_record(
@@ -38,6 +39,9 @@ def live_record(
         recording: how it was asked for; None for none.
     """
     counts = asdict(result.counts)
+    counts["uninformative_by_reason"] = {
+        reason: result.uninformative[reason] for reason in QUALITY_FLAGS
+    }
     dropped = {key.removeprefix("dropped_"): counts.pop(key) for key in sorted(counts)
                if key.startswith("dropped_")}  # fmt: skip
     return {

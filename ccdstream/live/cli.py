@@ -56,7 +56,6 @@ STEM = "live"
 MOST_PLAIN = 0.05
 """Share of pictures without heat from which on the figures need a word."""
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_ENDINGS = ("scores.csv", "alerts.jsonl", "alerts.csv", "alerts.vtt", "events.jsonl", "run.json")
 
 SizeOption = Annotated[
     str | None, typer.Option("--size", metavar="WxH", help="Picture to ask for, such as 720x576.")
@@ -240,15 +239,19 @@ class _Session:
         from ccdstream.live.audit import live_record
         from ccdstream.live.board import Board
         from ccdstream.live.capture import Capture
+        from ccdstream.live.gallery import LiveGallery
         from ccdstream.live.journal import Journal
         from ccdstream.live.log import EventLog
         from ccdstream.live.records import Event
+        from ccdstream.live.report import Story, write_live_page
         from ccdstream.live.session import StreamClock, run_live
+        from ccdstream.render import with_heat
         from ccdstream.report.audit import LIVE_SCHEMA, write_audit
 
         made = _make_folder(self.folder)
         before = _entries(self.folder)
         board, clock = Board(), StreamClock()
+        story, gallery = Story(clock.wall_of), LiveGallery(start_s=0.0, heated=with_heat)
         with ExitStack() as stack:
             silent = self.quiet or self.log_json
             bar = stack.enter_context(progress("frame", silent))
@@ -271,7 +274,16 @@ class _Session:
                 log_json=(lambda line: say(line)) if self.log_json else None,
             )
             stack.enter_context(journal)
-            log = EventLog(journal.event, told.event)
+
+            def keep(event: Event) -> None:
+                journal.event(event)
+                story.event(event)
+
+            def alert_closed(alert: "Alert") -> None:
+                story.alert(alert)
+                told.alert(alert)
+
+            log = EventLog(keep, told.event)
             ended = {"by": "an error"}
             stack.callback(
                 lambda: log(Event("session_ended", time.time(), clock.stream_s, dict(ended)))
@@ -281,6 +293,7 @@ class _Session:
             board.tell(self._facts())
             page = self._page(stack, board)
             window = self._window(stack, board)
+            stack.enter_context(gallery)
             log(Event("session_started", time.time(), 0.0, {"source": self.source.name}))
             told.started(self.bundle, self.engine, page.urls if page else [])
             capture = Capture(self.source, timeout_s=self.timeout_s, on_event=log)
@@ -295,9 +308,10 @@ class _Session:
                 overlay=overlay,
                 source=source,
                 folder=self.folder / "snapshots",
+                gallery=gallery,
                 stopped=lambda: stopped() or (window is not None and window.closed),
                 on_event=log,
-                on_alert=told.alert,
+                on_alert=alert_closed,
                 on_failed=told.failed,
                 on_count=told.count,
             )
@@ -326,11 +340,21 @@ class _Session:
             outputs=_new_files(self.folder, before),
             recording=self.recording.as_dict(),
         )
+        page_path = self.folder / f"{STEM}.report.html"
+        unwritten = ""
+        try:
+            write_live_page(page_path, record, story, gallery)
+            record["outputs"] = sorted([*record["outputs"], page_path.name])
+        except OutputError as error:
+            record["failures"]["report.html"] = result.failures["report.html"] = str(error)
+            unwritten = str(error)
         try:
             write_audit(self.folder / f"{STEM}.run.json", record, schema=LIVE_SCHEMA)
         except OutputError as error:
             result.failures["run.json"] = str(error)
-            say(f"error: {error}", red=True)
+            unwritten = unwritten or str(error)
+        if unwritten:  # of a full disk one line is enough; the summary names both
+            say(f"error: {unwritten}", red=True)
         self._sum_up(result)
         return bool(result.failures)
 
@@ -426,6 +450,9 @@ class _Session:
         lines += [f"warning: {warning}" for warning in _warnings(result, self.options)]
         if result.failures:
             lines.append(f"not whole: {', '.join(result.failures)}, as said above")
+        if "report.html" not in result.failures:
+            report = show_path(self.folder / f"{STEM}.report.html")
+            lines.append(f"report, for a browser: {report}")
         lines.append(f"results: {show_path(self.folder)}")
         say("\n".join([*lines, NOTICE]))
 

@@ -2,7 +2,7 @@
 
     capture's thread     newest frame --+--------------------------------> source recorder
                                         |                  +-------------> screen (plain, on lag)
-    the caller's thread                 +-> look, score, fuse, alert ----> screen, journal
+    the caller's thread                 +-> look, score, fuse, alert ----> screen, journal, gallery
     screen's thread                              draw --> board, overlay recorder
 
 One frame at a time, and always the newest: what arrives during an analysis and is overtaken is
@@ -12,6 +12,7 @@ dropped and counted. A gap closes the alert that is open and starts the smoothin
 import gc
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +33,8 @@ from ccdstream.live.records import TIME_BASE, Captured, Event, Mode
 from ccdstream.live.screen import Analysed, Screen
 from ccdstream.pipeline import Judged, Looker, make_fuser, observation
 from ccdstream.process import settle
-from ccdstream.render import Overlay
+from ccdstream.render import Overlay, with_heat
+from ccdstream.report.gallery import PEAK_PX, Gallery
 from ccdstream.score import Scorer
 
 STAGES = (
@@ -167,6 +169,8 @@ class LiveResult:
 
     delays: StageDelays
     counts: Counts = field(default_factory=Counts)
+    uninformative: Counter[str] = field(default_factory=Counter)
+    """Analysed frames by why they tell nothing; one may have several reasons."""
     started_wall_s: float = 0.0
     wall_s: float = 0.0
     stream_s: float = 0.0
@@ -189,6 +193,7 @@ def run_live(
     overlay: RecordingLike | None = None,
     source: RecordingLike | None = None,
     folder: Path | None = None,
+    gallery: Gallery | None = None,
     stopped: Callable[[], bool] = lambda: False,
     on_event: Callable[[Event], None] = lambda _: None,
     on_alert: Callable[[Alert], None] = lambda _: None,
@@ -204,6 +209,7 @@ def run_live(
         clock: set by each frame, for those who tell the wall-clock time of an alert.
         overlay, source: recordings of what is shown, and of what was captured.
         folder: of snapshots; None: none can be taken.
+        gallery: given every frame that was analysed, and the alerts.
         on_event: told what happens, also in the screen's thread.
         on_alert: told of each as it closes.
         on_failed: told once what cannot be written any more, and why.
@@ -220,7 +226,7 @@ def run_live(
     }
     _warm_up(bundle, engine)
     result = LiveResult(StageDelays(STAGES), started_wall_s=time.time())
-    analysis = _Analysis(bundle, engine, result.delays)
+    analysis = _Analysis(bundle, engine, result.delays, gallery)
     screen = Screen(
         board,
         bound_s=options.max_latency_s,
@@ -231,8 +237,8 @@ def run_live(
         on_event=on_event,
     )
     session = _Session(
-        result, capture, screen, board, clock, journal, recordings, folder, on_event, on_alert,
-        on_failed,
+        result, capture, screen, board, clock, journal, recordings, folder, gallery, on_event,
+        on_alert, on_failed,
     )  # fmt: skip
     capture.listen(screen.arrived)
     if source is not None:
@@ -286,6 +292,7 @@ class _Session:
     journal: JournalLike
     recordings: Mapping[str, RecordingLike]
     folder: Path | None
+    gallery: Gallery | None
     on_event: Callable[[Event], None]
     on_alert: Callable[[Alert], None]
     on_failed: Callable[[str, str], None]
@@ -308,6 +315,9 @@ class _Session:
         )
         counts.analysed += 1
         counts.informative += fused.informative
+        self.result.uninformative.update(fused.quality)
+        if self.gallery is not None:
+            self.gallery.add(frame, frame.seconds, fused, analysed.state)
         self.close_alerts(done.closed)
         alert = analysed.alert
         if alert is not None and alert.number > self.opened:
@@ -326,6 +336,9 @@ class _Session:
                 recording.alert_closed(alert.number, alert.end_s)
             self.on_alert(alert)
         self.screen.close_alerts(alerts)
+        if self.gallery is not None:
+            for alert in alerts:
+                self.gallery.close(alert)
 
     def count(self) -> None:
         """Collect what the others counted and where they failed, and put it on the board."""
@@ -380,9 +393,12 @@ class _Done:
 class _Analysis:
     """look -> score -> fuse -> alert, one frame at a time."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, delays: StageDelays) -> None:
+    def __init__(
+        self, bundle: Bundle, engine: Engine, delays: StageDelays, gallery: Gallery | None
+    ) -> None:
         self._bundle = bundle
         self._delays = delays
+        self._gallery = gallery
         self._look = Looker(bundle)
         self._scorer = Scorer(engine)
         self._fuser = make_fuser(bundle)
@@ -399,7 +415,7 @@ class _Analysis:
             frame, frame.seconds, seen.view.field, seen.valid_fraction, seen.quality, scored
         )
         fused = self._fuser.update(judged.seconds, seen.valid_fraction, scored, seen.quality)
-        closed = self._tracker.update(observation(judged, fused))
+        closed = self._tracker.update(observation(judged, fused, self._gallery))
         at_s = time.monotonic()
         for stage, seconds in (
             ("wait", taken_s - captured.at_s),
@@ -425,10 +441,11 @@ def _warm_up(bundle: Bundle, engine: Engine) -> None:
     chroma = np.full((size[0] // 2, size[1] // 2), 128, np.uint8)
     frame = Frame(np.full(size, 128, np.uint8), chroma, chroma, 0, TIME_BASE, colour)
     captured = Captured(frame, 0, time.monotonic(), time.time(), 0)
-    done = _Analysis(bundle, engine, StageDelays(STAGES))(captured).analysed
+    done = _Analysis(bundle, engine, StageDelays(STAGES), None)(captured).analysed
     overlay = Overlay(size, colour, enter=bundle.alert["enter"])
     overlay.draw(frame, done.field, done.fused, done.state, 0.0)
     overlay.draw_late(frame, 0.0)
+    jpeg_of(with_heat(frame, done.field, done.fused.heat), width=PEAK_PX)
 
 
 @contextmanager

@@ -20,17 +20,19 @@
   const column = (seconds) => Math.min(Math.floor(share(seconds) * data.score.length), data.score.length - 1);
   const said = (seconds) => {
     const at = column(seconds), state = data.state[at];
+    if (data.gaps.some(([from, to]) => seconds > from && seconds < to)) return "no signal";
     if (state === "-") return "no frames";
     const name = data.states[Number(state)];
     return name === "UNCLEAR" ? name : `${name} ${(data.score[at] / 1000).toFixed(3)}`;
   };
 
+  const wall = (seconds) => (data.wall === null ? "" : new Date(1000 * (data.wall + seconds)).toISOString().slice(11, 19));
   const show = (seconds) => {
     now = Math.min(Math.max(seconds, data.start), end);
     const x = `${100 * share(now)}%`;
     $("cursor").setAttribute("x1", x);
     $("cursor").setAttribute("x2", x);
-    const words = `${clock(now)} ${said(now)}`;
+    const words = [clock(now), wall(now), said(now)].filter(Boolean).join(" ");
     $("now").textContent = words;
     plot.setAttribute("aria-valuenow", now.toFixed(2));
     plot.setAttribute("aria-valuetext", words);
@@ -86,7 +88,7 @@
     $("hair").setAttribute("x1", x);
     $("hair").setAttribute("x2", x);
     $("hair").classList.add("shown");
-    hover.textContent = `${clock(seconds)}  ${said(seconds)}`;
+    hover.textContent = [clock(seconds), wall(seconds), said(seconds)].filter(Boolean).join("  ");
     hover.hidden = false;
     const box = plot.getBoundingClientRect(), wide = hover.offsetWidth;
     hover.style.left = `${Math.min(Math.max(event.clientX - box.left - wide / 2, 0), box.width - wide)}px`;

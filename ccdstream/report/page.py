@@ -1,7 +1,8 @@
 """A run for people -> report.html: one file that opens offline and asks the network for nothing.
 
-In: what run.json says, the alerts, and what `Gallery` collected. Pictures are data URIs; so is the
-overlay video where it is small, else the page plays the file beside it. A content security policy
+In: what run.json says, the alerts, and what `Gallery` collected; for a live session also `Live`,
+which `ccdstream.live.report` makes. Pictures are data URIs; so is the overlay video where it is
+small, else the page plays the file beside it. A content security policy
 allows the page's own script and style, by hash, and no more. It computes no figure but shares and
 sums of what stands in run.json.
 
@@ -14,7 +15,8 @@ import html
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -61,10 +63,66 @@ _TICKS_S = (
     *(86400 * 10**k for k in range(10)),
 )
 _MOST_TICKS = 6
+_SHORT = 18
+"""Text up to so long stays on one line of its table."""
 _NUMBERED = 40
 """Up to so many alerts have their number in the line: more would hide each other."""
 
 Run = Mapping[str, Any]
+Facts = tuple[str, Sequence[tuple[str, str]]]
+"""A group of the facts: its title, and what is how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A file beside the page, as a link."""
+
+    name: str
+    """Relative to the page's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A stream time, to click."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A table with a title."""
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Beside | Moment]]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What stands in the page of a live session only, as plain text."""
+
+    when: str
+    """When it was, by the wall clock, and why it ended."""
+    wall_s: float
+    """The wall clock at stream time 0, as seconds since 1970-01-01 00:00 of its own time zone."""
+    tiles: Sequence[tuple[str, str, str]]
+    """More of the summary: what, value, in smaller type."""
+    gaps: Sequence[tuple[float, float]]
+    """Stretches of stream time without a signal."""
+    flags: Sequence[tuple[float, str]]
+    """Stream times that people marked, and what to call them."""
+    alert_s: float
+    """Stream time within alerts, also those that the page does not show."""
+    clocks: Mapping[int, str]
+    """From when to when an alert was, by the wall clock; by its number."""
+    drops: Sequence[tuple[str, str, int]]
+    """Frames that were not analysed or not shown: what, why, how many."""
+    captured: int
+    """Frames that were captured."""
+    delays: Listing
+    listings: Sequence[Listing]
+    facts: Sequence[Facts]
 
 
 def write_page(
@@ -76,6 +134,7 @@ def write_page(
     video: Path | None,
     abreast: int = 1,
     clips_play: bool = True,
+    live: Live | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write the report of a run.
@@ -88,6 +147,7 @@ def write_page(
         video: the whole video, which browsers can play; None where there is none.
         abreast: how many pictures of the recording stand side by side in it.
         clips_play: whether browsers can play the clips that run.json names.
+        live: what else there is of a live session; None for a recording.
 
     Raises:
         OutputError: the file exists or cannot be written, or the video cannot be read.
@@ -111,6 +171,7 @@ def write_page(
         inside=inside,
         abreast=abreast,
         clips_play=clips_play,
+        live=live,
     )
     write_text(path, text, overwrite=overwrite)
 
@@ -124,6 +185,7 @@ def page(
     inside: bytes | None = None,
     abreast: int = 1,
     clips_play: bool = True,
+    live: Live | None = None,
 ) -> str:
     """The report as HTML.
 
@@ -133,10 +195,11 @@ def page(
         gallery: pictures and scores.
         video: name of the video beside the page; None where there is none.
         inside: the same video, to embed; None to play the one beside.
-        abreast, clips_play: as for `write_page`.
+        abreast, clips_play, live: as for `write_page`.
     """
     run = plain(run)
     name = str(run["input"]["file"])
+    kind = "report" if live is None else "live report"
     aspect = _aspect(run)
     style = _text("page.css") + (
         f":root {{ --aspect: {aspect:.5f}; --video-aspect: {abreast * aspect:.5f}; }}\n"
@@ -152,25 +215,32 @@ def page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="dark light">\n'
         '<meta name="referrer" content="no-referrer">\n<meta name="robots" content="noindex">\n'
-        f"<title>{_safe(name)} - ccdstream report</title>\n<style>{style}</style>\n</head>\n"
-        f'<body data-video="{"yes" if video else "no"}"{" data-wide" if abreast > 1 else ""}>\n'
-        + _head(run, name)
+        f"<title>{_safe(name)} - ccdstream {kind}</title>\n<style>{style}</style>\n</head>\n"
+        f'<body data-video="{"yes" if video else "no"}"{" data-wide" if abreast > 1 else ""}'
+        f"{' data-live' if live else ''}>\n"
+        + _head(run, name, kind, live)
         + "<main>\n"
-        + _summary(run, alerts, gallery)
+        + _summary(run, alerts, gallery, live)
         + _warnings(run)
         + '<div class="watch">\n'
-        + _stage(run, alerts, gallery, video, inside)
-        + _cards(run, alerts, gallery, video is not None, clips_play)
+        + _stage(run, alerts, gallery, video, inside, live)
+        + _cards(run, alerts, gallery, video is not None, clips_play, live)
         + "</div>\n"
+        + ("" if live is None else _listings(live))
         + _strip(gallery)
+        + ("" if live is None else _flow(live))
         + '<div class="pair">\n'
         + _quality(run)
         + _legend(run)
         + "</div>\n"
-        + _facts(run)
+        + (
+            _facts("the run", _run_facts(run))
+            if live is None
+            else _facts("the session", live.facts)
+        )
         + f"</main>\n<footer><strong>{_safe(run['notice'])}</strong> Marks what is {FINDING}."
         "</footer>\n"
-        f'<script type="application/json" id="data">{_data(run, alerts, gallery)}</script>\n'
+        f'<script type="application/json" id="data">{_data(run, alerts, gallery, live)}</script>\n'
         f"<script>{script}</script>\n</body>\n</html>\n"
     )
 
@@ -178,29 +248,37 @@ def page(
 # -- sections -------------------------------------------------------------------------------------
 
 
-def _head(run: Run, name: str) -> str:
+def _head(run: Run, name: str, kind: str, live: Live | None) -> str:
+    when = "" if live is None else f'<p class="when">{_safe(live.when)}</p>\n'
     return (
-        '<header>\n<p class="brand">ccdstream <span>report</span></p>\n'
-        f"<h1>{_safe(name)}</h1>\n"
+        f'<header>\n<p class="brand">ccdstream <span>{kind}</span></p>\n'
+        f"<h1>{_safe(name)}</h1>\n{when}"
         f'<p class="notice"><strong>{_safe(run["notice"])}</strong> {_safe(MEANING)}</p>\n'
         "</header>\n"
     )
 
 
-def _summary(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
-    counts, stream = run["counts"], run["stream"]
-    length_s = max(stream["last_s"] - stream["first_s"], 0.0)
-    alert_s = math.fsum(max(alert.end_s - alert.start_s, 0.0) for alert in alerts)
+def _summary(run: Run, alerts: Sequence[AlertLike], gallery: Gallery, live: Live | None) -> str:
+    counts = run["counts"]
+    length_s = _seen_s(run)
+    if live is None:
+        alert_s = math.fsum(max(alert.end_s - alert.start_s, 0.0) for alert in alerts)
+    else:
+        alert_s = live.alert_s
     frames = counts["frames"]
     unclear = frames - counts["informative_frames"]
+    of = _counted(frames, "frame")
+    if live is not None:
+        of = f"{frames:,} of {_counted(live.captured, 'frame')}"
     used = gallery.line.score[gallery.line.state > 0]
     highest = score_text(float(used.max())) if len(used) else "none"
     tiles = (
-        ("Alerts", str(len(alerts)), ""),
+        ("Alerts", f"{counts['alerts']:,}", ""),
         ("Time in alert", _length(alert_s), _percent(alert_s, length_s)),
         ("Highest score", highest, f"alerts open at {run['alert_rule']['enter']:g}"),
-        ("Analysed", _length(length_s), _counted(frames, "frame")),
+        ("Analysed", _length(length_s), of),
         ("Uninformative", _percent(unclear, frames), _counted(unclear, "frame")),
+        *(() if live is None else live.tiles),
     )
     return (
         '<dl class="summary">\n'
@@ -234,6 +312,7 @@ def _stage(
     gallery: Gallery,
     video: str | None,
     inside: bytes | None,
+    live: Live | None,
 ) -> str:
     player = ""
     if video is not None:
@@ -259,7 +338,9 @@ def _stage(
         + player
         + _deidentified(run)
         + '<div class="line">\n<h2>Score over time <span id="now" class="soft"></span></h2>\n'
-        + _line(run, alerts, gallery, "go there" if video is not None else "read the score there")
+        + _line(
+            run, alerts, gallery, "go there" if video is not None else "read the score there", live
+        )
         + "</div>\n</section>\n"
     )
 
@@ -278,7 +359,9 @@ def _deidentified(run: Run) -> str:
     )
 
 
-def _line(run: Run, alerts: Sequence[AlertLike], gallery: Gallery, what: str) -> str:
+def _line(
+    run: Run, alerts: Sequence[AlertLike], gallery: Gallery, what: str, live: Live | None
+) -> str:
     """The score against time, as SVG: what is stretched lies in an inner drawing, text does not.
 
     Args:
@@ -319,6 +402,7 @@ def _line(run: Run, alerts: Sequence[AlertLike], gallery: Gallery, what: str) ->
             + "</a>"
         )
     bottom = _PLOT_TOP + _PLOT_PX
+    gaps, flags = _live_marks(live, across, bottom)
     ticks = ""
     shown = _ticks(start_s, span_s)
     digits = 1 if len(shown) > 1 and shown[1] - shown[0] < 1 else 0
@@ -336,19 +420,57 @@ def _line(run: Run, alerts: Sequence[AlertLike], gallery: Gallery, what: str) ->
         f'<svg width="100%" height="{bottom + 24}" aria-hidden="true">'
         f'<rect class="back" x="0" y="{_PLOT_TOP}" width="100%" height="{_PLOT_PX}"/>'
         f'<svg x="0" y="{_PLOT_TOP}" width="100%" height="{_PLOT_PX}" '
-        f'viewBox="0 0 {used} 1000" preserveAspectRatio="none">{bars}</svg>'
+        f'viewBox="0 0 {used} 1000" preserveAspectRatio="none">{bars}</svg>{gaps}'
         f'{scale}<line class="enter" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>{words}'
         f'<text class="enter-word" x="100%" dx="-4" y="{y - 4:.1f}" text-anchor="end">'
         f"alerts open at {enter:g}</text>"
-        f'<g class="marks">{marks}</g>{ticks}'
+        f'<g class="marks">{marks}</g>{flags}{ticks}'
         f'<line id="hair" x1="0" x2="0" y1="{_PLOT_TOP}" y2="{bottom}"/>'
         f'<line id="cursor" x1="0" x2="0" y1="14" y2="{bottom}"/></svg>\n'
         '<p id="hover" class="hover" hidden></p>\n</div>\n'
         f'<p class="keys">Click or drag to {what}. Keys: <kbd>&larr;</kbd> <kbd>&rarr;</kbd> '
         "5 s, with <kbd>shift</kbd> 1 s; <kbd>,</kbd> <kbd>.</kbd> a frame"
         + "; <kbd>N</kbd> <kbd>P</kbd> next and previous alert" * bool(alerts)
-        + ".</p>\n"
+        + f".</p>\n{_live_key(live)}"
     )
+
+
+def _live_marks(
+    live: Live | None, across: Callable[[float], float], bottom: int
+) -> tuple[str, str]:
+    """Of the line of a live session: stretches without a signal, and what people marked."""
+    if live is None:
+        return "", ""
+    gaps = ""
+    for start_s, end_s in live.gaps:
+        left, right = across(start_s), across(end_s)
+        gaps += (
+            f'<rect class="gap" fill="url(#hatch)" x="{left:.3f}%" y="{_PLOT_TOP}" '
+            f'width="{max(right - left, 0.2):.3f}%" height="{_PLOT_PX}"/>'
+        )
+    if gaps:
+        gaps = (
+            '<defs><pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" '
+            'patternTransform="rotate(45)"><rect class="ground" width="7" height="7"/>'
+            f'<rect class="stripe" width="2" height="7"/></pattern></defs>{gaps}'
+        )
+    flags = "".join(
+        f'<g class="flag"><title>{_safe(name)}</title><line x1="{across(at_s):.3f}%" '
+        f'x2="{across(at_s):.3f}%" y1="{_PLOT_TOP}" y2="{bottom}"/>'
+        f'<circle cx="{across(at_s):.3f}%" cy="{bottom}" r="4.5"/></g>'
+        for at_s, name in live.flags
+    )
+    return gaps, flags
+
+
+def _live_key(live: Live | None) -> str:
+    """What the marks of a live session's line mean."""
+    if live is None:
+        return ""
+    said = ["hatched: no signal"] * bool(live.gaps)
+    said += ["dots: marks and snapshots"] * bool(live.flags)
+    words = "; ".join(said)
+    return f'<p class="signs">{words[0].upper()}{words[1:]}.</p>\n' if said else ""
 
 
 def _cards(
@@ -357,12 +479,15 @@ def _cards(
     gallery: Gallery,
     has_video: bool,
     clips_play: bool,
+    live: Live | None,
 ) -> str:
-    rule = run["alert_rule"]
+    rule, total = run["alert_rule"], run["counts"]["alerts"]
     head = (
         '<section class="alerts" aria-labelledby="alerts-title">\n'
-        f'<h2 id="alerts-title">{_counted(len(alerts), "alert") if alerts else "No alerts"}</h2>\n'
+        f'<h2 id="alerts-title">{_counted(total, "alert") if total else "No alerts"}</h2>\n'
     )
+    if not run["counts"]["frames"]:
+        return f'{head}<p class="soft">No frame was analysed.</p>\n</section>\n'
     if not alerts:
         return (
             head + f'<p class="soft">Nothing stayed {FINDING}: no score reached '
@@ -370,21 +495,32 @@ def _cards(
             "</section>\n"
         )
     note = ""
-    if len(gallery.peaks) < len(alerts):
+    if len(alerts) < total:
         note = (
+            f'<p class="soft">The {len(alerts):,} with the highest peaks are shown; the files of '
+            "alerts hold all.</p>\n"
+        )
+    if len(gallery.peaks) < len(alerts):
+        note += (
             f'<p class="soft">Pictures are kept of the {MOST_PEAKS} alerts with the highest '
             "peaks.</p>\n"
         )
     clips = {clip["alert"]: clip for clip in run["video"]["clips"]}
     cards = "".join(
-        _card(alert, rule, gallery, clips.get(alert.number), clips_play, has_video)
+        _card(alert, rule, gallery, clips.get(alert.number), clips_play, has_video, live)
         for alert in alerts
     )
     return head + note + f'<ol id="alerts">\n{cards}</ol>\n</section>\n'
 
 
 def _card(
-    alert: AlertLike, rule: Run, gallery: Gallery, clip: Run | None, clip_plays: bool, video: bool
+    alert: AlertLike,
+    rule: Run,
+    gallery: Gallery,
+    clip: Run | None,
+    clip_plays: bool,
+    video: bool,
+    live: Live | None,
 ) -> str:
     peak = gallery.peaks.get(alert.number)
     pictures = ""
@@ -417,7 +553,9 @@ def _card(
         ("Peak", f"{score_text(alert.peak_score)} at {short_time(alert.peak_s, 2)}"),
         ("Length", f"{_length(length_s)}, {seen}"),
         ("Where", place),
+        *(() if live is None else (("Wall clock", live.clocks[alert.number]),)),
     )
+    ended = "analysis ended" if live is None else "signal was lost or the session ended"
     go = ""
     if video or (clip is not None and clip_plays):
         go = (
@@ -429,7 +567,7 @@ def _card(
         f"<h3><b>{alert.number}</b> {short_time(alert.start_s, 2)} to {short_time(alert.end_s, 2)}"
         + go
         + "</h3>\n"
-        + '<p class="open">Open when the analysis ended: it may go on.</p>\n' * alert.open_at_end
+        + f'<p class="open">Open when the {ended}: it may go on.</p>\n' * alert.open_at_end
         + "<dl>"
         + "".join(f"<div><dt>{what}</dt><dd>{_safe(value)}</dd></div>" for what, value in facts)
         + f"</dl>\n<p>{_safe(why)}</p>\n{_clip(alert, clip, clip_plays)}</div>\n</li>\n"
@@ -486,6 +624,52 @@ def _tile(tile: Tile, digits: int) -> str:
     )
 
 
+def _listings(live: Live) -> str:
+    if not live.listings:
+        return ""
+    return f'<div class="listings">\n{"".join(map(_listing, live.listings))}</div>\n'
+
+
+def _listing(listing: Listing) -> str:
+    def cell(column: str, value: str | Beside | Moment) -> str:
+        words = ""
+        match value:
+            case Beside(name):
+                words = ' class="words"'
+                inside = f'<a href="{_beside(name)}">{_safe(printable(Path(Path(name).name)))}</a>'
+            case Moment(seconds):
+                inside = (
+                    f'<button type="button" class="at" data-seek="{seconds:.6f}">'
+                    f"{short_time(seconds, 2)}</button>"
+                )
+            case text:
+                words = ' class="words"' * (len(text) > _SHORT)
+                inside = _safe(text)
+        return f'<td data-column="{_safe(column)}"{words}>{inside}</td>'
+
+    head = "".join(f'<th scope="col">{_safe(column)}</th>' for column in listing.columns)
+    rows = "".join(f"<tr>{''.join(map(cell, listing.columns, row))}</tr>\n" for row in listing.rows)
+    return (
+        f'<section class="listing">\n<h2>{_safe(listing.title)}</h2>\n'
+        + f'<p class="soft">{_safe(listing.note)}</p>\n' * bool(listing.note)
+        + f"<table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>\n</section>\n"
+    )
+
+
+def _flow(live: Live) -> str:
+    """How soon a live session was, and what it left out."""
+    rows = "".join(
+        _share_row(what, why, number, live.captured, "one") for what, why, number in live.drops
+    )
+    return (
+        f'<div class="pair">\n{_listing(live.delays)}<section aria-labelledby="drops-title">\n'
+        '<h2 id="drops-title">Frames left out</h2>\n<p class="soft">Of '
+        f"{_counted(live.captured, 'frame')} that were captured. The newest comes first: what "
+        "arrives while another is analysed gives way.</p>\n"
+        f'<table class="shares">\n<tbody>{rows}</tbody></table>\n</section>\n</div>\n'
+    )
+
+
 def _quality(run: Run) -> str:
     counts = run["counts"]
     frames, reasons = counts["frames"], counts["uninformative_by_reason"]
@@ -538,9 +722,55 @@ def _legend(run: Run) -> str:
     )
 
 
-def _facts(run: Run) -> str:
-    source, model, engine = run["input"], run["model"], run["engine"]
-    rule, counts, timing = run["alert_rule"], run["counts"], run["timing"]
+def model_facts(run: Run) -> Facts:
+    """What analysed it."""
+    model, engine = run["model"], run["engine"]
+    return (
+        "Model",
+        (
+            ("Id", model["id"]),
+            ("Name", model["name"]),
+            ("Commit", model["commit"]),
+            *(
+                (f"{name} SHA-256", each.get("sha256", ""))
+                for name, each in sorted(model["files"].items())
+            ),
+            ("Engine", f"{engine['name']} on {engine['device']}"),
+            ("Why this engine", engine["taken"]),
+        ),
+    )
+
+
+def rule_facts(run: Run) -> Facts:
+    """When alerts open and close."""
+    rule = run["alert_rule"]
+    return (
+        "Alert rule",
+        (
+            ("Opens at", f"{rule['enter']:g}"),
+            ("Ends below", f"{rule['leave']:g}"),
+            ("Least length", f"{rule['min_duration_s']:g} s"),
+            ("Goes on within", f"{rule['merge_gap_s']:g} s"),
+            ("None opens for", f"{rule['refractory_s']:g} s after one"),
+            ("Smoothing", f"{rule['time_constant_s']:g} s"),
+        ),
+    )
+
+
+def software_facts(run: Run) -> Facts:
+    """What it ran on, and what it left."""
+    return (
+        "Software",
+        (
+            ("ccdstream", run["ccdstream"]),
+            *((name, str(value)) for name, value in run["versions"].items() if value),
+            ("Results", ", ".join(run["outputs"])),
+        ),
+    )
+
+
+def _run_facts(run: Run) -> Sequence[Facts]:
+    source, counts, timing = run["input"], run["counts"], run["timing"]
     colour, made = source["colour"], run["video"]
     stretch = [
         f"{word} {short_time(source[key], 2)}"
@@ -565,7 +795,7 @@ def _facts(run: Run) -> str:
         and name
         not in ("frames", "informative_frames", "uninformative_by_reason", "alerts", "decoded")
     ]
-    groups = (
+    return (
         (
             "Recording",
             (
@@ -585,31 +815,8 @@ def _facts(run: Run) -> str:
                 ("Stretch", ", ".join(stretch) or "all of it"),
             ),
         ),
-        (
-            "Model",
-            (
-                ("Id", model["id"]),
-                ("Name", model["name"]),
-                ("Commit", model["commit"]),
-                *(
-                    (f"{name} SHA-256", each.get("sha256", ""))
-                    for name, each in sorted(model["files"].items())
-                ),
-                ("Engine", f"{engine['name']} on {engine['device']}"),
-                ("Why this engine", engine["taken"]),
-            ),
-        ),
-        (
-            "Alert rule",
-            (
-                ("Opens at", f"{rule['enter']:g}"),
-                ("Ends below", f"{rule['leave']:g}"),
-                ("Least length", f"{rule['min_duration_s']:g} s"),
-                ("Goes on within", f"{rule['merge_gap_s']:g} s"),
-                ("None opens for", f"{rule['refractory_s']:g} s after one"),
-                ("Smoothing", f"{rule['time_constant_s']:g} s"),
-            ),
-        ),
+        model_facts(run),
+        rule_facts(run),
         (
             "Counts",
             (
@@ -645,18 +852,14 @@ def _facts(run: Run) -> str:
                 ),
             ),
         ),
-        (
-            "Software",
-            (
-                ("ccdstream", run["ccdstream"]),
-                *((name, str(value)) for name, value in run["versions"].items() if value),
-                ("Results", ", ".join(run["outputs"])),
-            ),
-        ),
+        software_facts(run),
     )
+
+
+def _facts(what: str, groups: Sequence[Facts]) -> str:
     return (
         '<section class="facts" aria-labelledby="facts-title">\n'
-        '<h2 id="facts-title">Facts of the run</h2>\n<div class="groups">\n'
+        f'<h2 id="facts-title">Facts of {what}</h2>\n<div class="groups">\n'
         + "".join(
             f"<div><h3>{title}</h3>\n<dl>"
             + "".join(
@@ -710,7 +913,7 @@ def _ticks(start_s: float, span_s: float) -> list[float]:
     return [step * (first + k) for k in range(max(count, 0))]
 
 
-def _data(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
+def _data(run: Run, alerts: Sequence[AlertLike], gallery: Gallery, live: Live | None) -> str:
     """What the script needs, as JSON that cannot end its element."""
     line = gallery.line
     used, span_s = _used(line)
@@ -724,6 +927,8 @@ def _data(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
         "states": STATES,
         "alerts": [[a.number, a.start_s, a.end_s, a.peak_s] for a in alerts],
         "frame": _frame_s(run),
+        "gaps": [] if live is None else live.gaps,
+        "wall": None if live is None else live.wall_s,
     }
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("&", "\\u0026")
@@ -731,9 +936,14 @@ def _data(run: Run, alerts: Sequence[AlertLike], gallery: Gallery) -> str:
 
 def _frame_s(run: Run) -> float:
     """How long a frame lasts on average, to step by."""
-    stream, frames = run["stream"], run["counts"]["frames"]
-    length_s = float(stream["last_s"] - stream["first_s"])
+    frames, length_s = run["counts"]["frames"], _seen_s(run)
     return length_s / (frames - 1) if frames > 1 and length_s > 0 else 0.04
+
+
+def _seen_s(run: Run) -> float:
+    """Stream time with a picture."""
+    stream = run["stream"]
+    return float(max(stream["last_s"] - stream["first_s"] - stream.get("lost_s", 0.0), 0.0))
 
 
 # -- words ----------------------------------------------------------------------------------------
