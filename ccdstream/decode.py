@@ -31,9 +31,10 @@ import heapq
 import os
 import re
 import stat
+import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import chain, islice
@@ -83,12 +84,18 @@ instead of holding a recording."""
 _PROTOCOLS = "none"
 """What FFmpeg may open by a name. No protocol has this one."""
 
-_MAX_TAGS = 10_000
-"""Tags of a Matroska file. FFmpeg compares each with all before it: 100 000 of them, 2 MB, take
-minutes, in which nothing can stop it."""
+_OPEN_CPU_S = 20.0
+"""CPU time that opening a recording may take. FFmpeg compares each tag with all before it, so that
+100 000 of them, 2 MB, take minutes. Usual recordings take well below a second."""
 
-_SIMPLE_TAG = b"\x67\xc8"
-"""The ID of a tag in Matroska (RFC 9559, 5.1.8.1.2)."""
+_TAGS: dict[bytes, tuple[bytes, int]] = {
+    b"\x1a\x45\xdf\xa3": (b"\x67\xc8", 10_000),  # Matroska: SimpleTag (RFC 9559, 5.1.8.1.2)
+    b"OggS": (b"=", 40_000),  # by chance 20 000 come in the 5 MB that FFmpeg reads at most
+}
+"""Bytes that every tag has, and how many of them at most, by how a file begins: of formats whose
+tags FFmpeg reads all before it compares them, so that nothing stops it in between."""
+
+_TOO_MANY_TAGS = "it has more tags than a recording has"
 
 _READ_BYTES = 1 << 18
 """Bytes that FFmpeg asks the file for at a time."""
@@ -223,17 +230,30 @@ class _OneFile:
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed by close()
         self.error: OSError | None = None
         """The last one."""
-        self.watched = b""
-        """What must not come too often while a container is opened; empty where nothing is."""
-        self._watched_seen = 0
+        self.overtagged = False
+        """Whether it ended early while it was opened: it has more tags than FFmpeg can take."""
+        self._opening = False
+
+    @contextmanager
+    def opening(self, tag: bytes, most: int) -> Iterator[None]:
+        """Within it the file ends once it takes too long, or `tag` has come more often than `most`
+        times; an empty `tag` never comes."""
+        self._opening, self._began_s = True, time.thread_time()
+        self._tag, self._left = tag, most
+        try:
+            yield
+        finally:
+            self._opening = False
 
     def read(self, count: int) -> bytes:
         try:
             data = self._file.read(count)
-            if self.watched:
-                self._watched_seen += data.count(self.watched)
-                if self._watched_seen > _MAX_TAGS:
-                    raise OSError(f"it has more than {_MAX_TAGS} tags")
+            if self._opening:
+                self._left -= data.count(self._tag) if self._tag else 0
+                too_long = time.thread_time() - self._began_s > _OPEN_CPU_S
+                if too_long or self._left < 0:
+                    self.overtagged = True
+                    return b""
             return data
         except OSError as error:
             self.error = error
@@ -301,30 +321,32 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
         )
     file.seek(0, os.SEEK_SET)
     file.error = None  # a bad spot is told where it is in the way
-    file.watched = _SIMPLE_TAG if head.startswith(b"\x1a\x45\xdf\xa3") else b""
     is_mp4 = head[4:8] in (b"ftyp", b"mdat", b"wide", b"free")
     cut_off = (
         f"{shown} holds no video: the index of an MP4 is written last, and it is missing or not "
         "whole. The recording was cut off: copy it again, or repair it with the recorder's tool."
     )
+    tagged = f"cannot read {shown} as a video: {_TOO_MANY_TAGS}. Write it anew without them."
+    tag, most = next((_TAGS[start] for start in _TAGS if head.startswith(start)), (b"", 0))
     try:
-        container: InputContainer = av.open(
-            file,
-            mode="r",
-            options={
-                "protocol_whitelist": _PROTOCOLS,
-                "format_whitelist": ",".join(_FORMATS),
-                "max_pixels": str(MAX_PIXELS),
-            },
-            buffer_size=_READ_BYTES,
-            hwaccel=hwaccel,
-            **METADATA,
-        )
+        with file.opening(tag, most):
+            container: InputContainer = av.open(
+                file,
+                mode="r",
+                options={
+                    "protocol_whitelist": _PROTOCOLS,
+                    "format_whitelist": ",".join(_FORMATS),
+                    "max_pixels": str(MAX_PIXELS),
+                },
+                buffer_size=_READ_BYTES,
+                hwaccel=hwaccel,
+                **METADATA,
+            )
     except (av.FFmpegError, OSError) as error:
+        if file.overtagged:
+            raise VideoOpenError(tagged) from error
         if file.error is not None:  # the disk's words say more than FFmpeg's
-            disk = file.error.errno is not None
-            advice = "Check the disk." if disk else "Write it anew without them."
-            reason = reason_of(file.error)
+            advice, reason = "Check the disk.", reason_of(file.error)
         elif head.lstrip(b"\xef\xbb\xbf \r\n").startswith((b"#EXTM3U", b"ffconcat", b"v=0")):
             raise VideoOpenError(
                 f"{shown} names other files instead of holding a recording. "
@@ -338,7 +360,9 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
         else:
             advice, reason = "Pass a recording that plays in ffplay.", reason_of(error)
         raise VideoOpenError(f"cannot read {shown} as a video: {reason}. {advice}") from error
-    file.watched = b""
+    if file.overtagged:
+        container.close()
+        raise VideoOpenError(tagged)
     if is_mp4 and not container.streams:
         container.close()
         raise VideoOpenError(cut_off)

@@ -100,6 +100,34 @@ def mp4(
     return start + moov(offset) + box(b"mdat", picture)
 
 
+def ogg_pages(packet: bytes, stream: bytes, number: int) -> bytes:
+    """A packet in Ogg pages (RFC 3533, 6), the first with a number.
+
+    Args:
+        stream: its serial number, as pages have it.
+    """
+    lengths = [255] * (len(packet) // 255) + [len(packet) % 255]
+    pages = b""
+    for first in range(0, len(lengths), 255):
+        own = lengths[first : first + 255]
+        content, packet = packet[: sum(own)], packet[sum(own) :]
+        granule = b"\0" * 8 if not packet else b"\xff" * 8
+        number_here = struct.pack("<I", number + first // 255)
+        head = b"OggS\0" + bytes([first > 0]) + granule + stream + number_here
+        page = head + bytes(4) + bytes([len(own), *own]) + content
+        pages += page[:22] + struct.pack("<I", _ogg_crc(page)) + page[26:]
+    return pages
+
+
+def _ogg_crc(page: bytes) -> int:
+    crc = 0
+    for byte in page:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1) & 0xFFFFFFFF ^ (0x04C11DB7 if crc >> 31 else 0)
+    return crc
+
+
 def data_in(path: Path) -> bytes:
     """A `dref` entry that says that the samples are in another file: QuickTime's alias record."""
     folder, name = os.fsencode(path.parent), os.fsencode(path.name)

@@ -17,7 +17,7 @@ from ccdstream import decode, mp4_index
 from ccdstream.decode import AudioSource, VideoSource
 from ccdstream.errors import CcdstreamError, VideoDecodeError, VideoOpenError
 from ccdstream.picture import MAX_PIXELS
-from tests.hostile import box, data_in, full_box, mp4, opens_in, uint32
+from tests.hostile import box, data_in, full_box, mp4, ogg_pages, opens_in, uint32
 from tests.videos import make_video, packets_of
 
 LIMIT_S = 60
@@ -446,18 +446,65 @@ def _tagged(path: Path, count: int) -> None:
     path.write_bytes(head + element("1254c367", element("7373", *tags)) + data[cluster:])
 
 
-@pytest.mark.parametrize(("count", "ended"), [(9_000, ""), (100_000, "has more than 10000 tags")])
+def _commented(path: Path, count: int) -> None:
+    """Give an Ogg file with VP8 so many comments."""
+    pages, data = [], path.read_bytes()
+    while data:
+        end = 27 + data[26] + sum(data[27 : 27 + data[26]])
+        pages, data = [*pages, data[:end]], data[end:]
+    comments = b"".join(struct.pack("<I", 10) + b"%08d=v" % k for k in range(count))
+    packet = b"OVP80\x02 " + struct.pack("<II", 0, count) + comments
+    path.write_bytes(pages[0] + ogg_pages(packet, pages[0][14:18], 1) + b"".join(pages[2:]))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tag", "count"),
+    [
+        ("tags.mkv", {"codec": "ffv1"}, _tagged, 9_000),
+        ("tags.mkv", {"codec": "ffv1"}, _tagged, 100_000),
+        ("tags.ogv", {"codec": "libvpx", "format": "ogg"}, _commented, 9_000),
+        ("tags.ogv", {"codec": "libvpx", "format": "ogg"}, _commented, 100_000),
+    ],
+)
 def test_tags_that_keep_ffmpeg_busy_for_minutes_are_refused(
-    tmp_path: Path, count: int, ended: str
+    tmp_path: Path, name: str, options: dict[str, str], tag: Callable[[Path, int], None], count: int
 ) -> None:
-    path = make_video(tmp_path / "tags.mkv", codec="ffv1")
-    _tagged(path, count)
+    path = make_video(tmp_path / name, **options)
+    tag(path, count)
     frames, told = cost(path)
-    if ended:
-        assert (frames, len(told)) == (0, 1)
-        assert told[0].endswith(f"as a video: it {ended}. Write it anew without them.")
-    else:
+    if count < 10_000:
         assert (frames, told) == (12, [])
+    else:
+        assert (frames, len(told)) == (0, 1)
+        assert told[0].endswith(
+            "as a video: it has more tags than a recording has. Write it anew without them."
+        )
+
+
+def test_an_mp4_that_takes_long_to_open_is_refused_whatever_takes_so_long(
+    tmp_path: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 20_000
+    names = box(b"keys", uint32(0, count), *(box(b"mdta", b"%08d" % k) for k in range(count)))
+    values = (box(uint32(k + 1), box(b"data", uint32(1, 0), b"v")) for k in range(count))
+    handler = box(b"hdlr", uint32(0, 0), b"mdta", bytes(13))
+    meta = box(b"meta", handler, names, box(b"ilst", *values))
+    path = tmp_path / "tags.mp4"
+    path.write_bytes(mp4(jpeg, user_data=meta))
+    with VideoSource(path) as source:
+        assert len(list(source)) == 1
+    monkeypatch.setattr(decode, "_OPEN_CPU_S", 0.1)
+    with pytest.raises(VideoOpenError, match="it has more tags than a recording has"):
+        VideoSource(path)
+
+
+def test_a_usual_recording_is_opened_in_a_small_part_of_the_time_it_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "_OPEN_CPU_S", decode._OPEN_CPU_S / 20)
+    for name in ("a.mp4", "a.mkv", "a.ts"):
+        with VideoSource(make_video(tmp_path / name)) as source:
+            assert len(list(source)) == 12
 
 
 @pytest.mark.parametrize("name", ["a.ts", "a.mkv"])
