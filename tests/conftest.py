@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from ccdstream.engine.select import SelectedEngine
 
 # Before anything imports torch: without this, two threads that share a core with another process
-# spin while they wait for each other, and tests take several times as long.
+# spin while they wait for each other, and tests take several times as long. Networks of tests are
+# so small that a second thread costs more than it gives.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 LONGEST_FIRST = (

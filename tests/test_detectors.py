@@ -188,7 +188,7 @@ def test_a_generator_comes_to_make_what_the_critic_calls_real(tmp_path: Path) ->
     critic = train_gan("gan", net, white, GAN, 15, run, seed=0)
     with torch.no_grad():
         made = net.decoder(z)
-        assert made.mean() > before + 0.5
+        assert made.mean() > before + 0.25
         assert critic(Normalise()(torch.ones(1, 3, 32, 32))) > critic(made).mean()
     assert run.metrics()[-1]["wasserstein"] > 0
 
