@@ -15,6 +15,7 @@ from ccdstream.bundle import Bundle
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.report.alerts import SCHEMA as ALERT_SCHEMA
+from ccdstream.report.audit import LIVE_SCHEMA
 from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
 from tests.commands import bright_between, ccdstream
 
@@ -75,18 +76,31 @@ def batch(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Json:
 
 
 @pytest.fixture(scope="module")
-def documents(left: Path, batch: Json) -> dict[str, list[Json]]:
-    """By the name of their schema: what the run left, and a batch."""
+def session(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Json:
+    """The record of a live session that recorded."""
+    folder = tmp_path_factory.mktemp("session")
+    clip = bright_between(folder / "a.mp4", 5, 20, 30)
+    flags = ("-o", folder / "out", "--model", bundle.path, "--record", "a.mp4", "--pre", "1")
+    assert ccdstream("live", "--device", clip, "--pace", *flags).exit_code == 0
+    record: Json = json.loads((folder / "out" / "live.run.json").read_text())
+    assert record["source"]["mode"] and record["recording"]["clips"]
+    return record
+
+
+@pytest.fixture(scope="module")
+def documents(left: Path, batch: Json, session: Json) -> dict[str, list[Json]]:
+    """By the name of their schema: what the run left, a batch, and a live session."""
     lines = (left / "in.alerts.jsonl").read_text().splitlines()
     assert lines, "a run without an alert tests nothing"
     return {
         ALERT_SCHEMA: [json.loads(line) for line in lines],
         RUN_SCHEMA: [json.loads((left / "in.run.json").read_text())],
         BATCH_SCHEMA: [batch],
+        LIVE_SCHEMA: [session],
     }
 
 
-NAMES = pytest.mark.parametrize("name", [ALERT_SCHEMA, RUN_SCHEMA, BATCH_SCHEMA])
+NAMES = pytest.mark.parametrize("name", [ALERT_SCHEMA, RUN_SCHEMA, BATCH_SCHEMA, LIVE_SCHEMA])
 
 
 @NAMES
