@@ -67,9 +67,14 @@ class History:
         self.now //= 2
 
 
+_INEXACT = 1e-4
+"""In thousandths: a float32 of a score may lie so far below what was meant."""
+
+
 def thousandths(score: float) -> int:
-    """A score as people read it: rounded, and never 1000. None is the highest there can be."""
-    return min(math.floor(1000 * score + 0.5), 999)
+    """A score as people read it: cut, so that what reads like a limit has reached it, and never
+    1000. None is the highest there can be."""
+    return min(math.floor(1000 * score + _INEXACT), 999)
 
 
 def score_text(score: float) -> str:

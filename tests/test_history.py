@@ -93,9 +93,12 @@ def test_on_the_scale_each_decade_nearer_to_one_is_as_tall_as_the_last() -> None
 @pytest.mark.parametrize(
     ("score", "text"),
     [
-        (0.0, "0.000"), (0.9904, "0.990"), (0.9906, "0.991"), (0.998936, "0.999"),
-        (0.9995, "0.999"), (0.9999999, "0.999"), (1.0, "0.999"),
+        (0.0, "0.000"), (0.9904, "0.990"), (0.9906, "0.990"), (0.9949, "0.994"), (0.995, "0.995"),
+        (float(np.float32(0.57)), "0.570"), (0.998936, "0.998"), (0.9995, "0.999"),
+        (0.9999999, "0.999"), (1.0, "0.999"),
     ],
 )  # fmt: skip
-def test_scores_are_rounded_and_never_shown_as_one(score: float, text: str) -> None:
+def test_a_score_that_reads_like_a_limit_has_reached_it_and_none_reads_as_one(
+    score: float, text: str
+) -> None:
     assert score_text(score) == text

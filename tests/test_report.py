@@ -141,7 +141,7 @@ def test_vtt_is_valid_and_cues_are_in_place(tmp_path: Path) -> None:
     assert cue.splitlines() == [
         "alert-1",
         "00:01:01.500 --> 00:01:03.040",
-        "Alert 1: unusual against normal training frames, at 4 o'clock, peak 0.999",
+        "Alert 1: unusual against normal training frames, at 4 o'clock, peak 0.998",
     ]
 
 

@@ -32,7 +32,7 @@ function clockOf(seconds, digits = 1) {
   return `${sign}${h ? `${h}:${String(m).padStart(2, "0")}` : m}:${s}`;
 }
 const wallOf = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
-const scoreOf = (score) => (Math.min(Math.floor(1000 * score + 0.5), 999) / 1000).toFixed(3); // never shown as 1
+const scoreOf = (score) => (Math.min(Math.floor(1000 * score + 1e-4), 999) / 1000).toFixed(3); // as ccdstream.history.score_text
 const msOf = (seconds) => `${Math.round(seconds * 1000)} ms`;
 function lengthOf(seconds) {
   return seconds < 60 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
