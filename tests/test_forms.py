@@ -12,12 +12,20 @@ import pytest
 from ccdstream.bundle import Bundle
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import OutputError
-from ccdstream.recording import OutputFiles, RunOptions, RunResult, run
-from tests.commands import bright_between, ccdstream, everything_in, refusal, results_of, rows_of
+from tests.commands import (
+    analysed,
+    bright_between,
+    ccdstream,
+    everything_in,
+    refusal,
+    results_of,
+    rows_of,
+)
 from tests.disks import small_disk
 
 pq = pytest.importorskip("pyarrow.parquet")
 
+BOTH: dict[str, Any] = {"video": "none", "also": frozenset(("parquet", "coco"))}
 FORMS = {"case.scores.parquet", "case.coco.json"}
 
 
@@ -30,18 +38,6 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(recording: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(recording, tmp_path))
-
-
-def analysed(
-    recording: Path, folder: Path, bundle: Bundle, engine: SelectedEngine, **options: Any
-) -> RunResult:
-    return run(
-        recording,
-        OutputFiles(folder, recording.stem),
-        bundle=bundle,
-        engine=engine,
-        options=RunOptions(**{"video": "none", "also": frozenset(("parquet", "coco")), **options}),
-    )
 
 
 def command(recording: Path, bundle: Bundle, out: Path, *more: object) -> Iterator[object]:
@@ -64,7 +60,7 @@ def test_a_run_leaves_the_forms_that_are_asked_for_and_says_so(copy: Path, bundl
 def test_the_table_has_a_row_for_every_frame_of_the_csv(
     recording: Path, tmp_path: Path, bundle: Bundle, engine: SelectedEngine
 ) -> None:
-    analysed(recording, tmp_path, bundle, engine)
+    analysed(recording, tmp_path, bundle, engine, **BOTH)
     rows = rows_of(tmp_path / "case.scores.csv")
     table = pq.read_table(tmp_path / "case.scores.parquet")
     assert table["pts"].to_pylist() == [int(row["pts"]) for row in rows]
@@ -82,7 +78,7 @@ def test_the_table_has_a_row_for_every_frame_of_the_csv(
 def test_predictions_are_of_informative_frames_with_the_score_that_opens_alerts(
     recording: Path, tmp_path: Path, bundle: Bundle, engine: SelectedEngine
 ) -> None:
-    (alert,) = analysed(recording, tmp_path, bundle, engine).alerts
+    (alert,) = analysed(recording, tmp_path, bundle, engine, **BOTH).alerts
     rows = [row for row in rows_of(tmp_path / "case.scores.csv") if not row["quality"]]
     found = json.loads((tmp_path / "case.coco.json").read_text())
     assert 0 < len(found) == len(rows)
@@ -117,8 +113,8 @@ def test_a_rerun_with_other_forms_does_the_run_again(copy: Path, bundle: Bundle)
 def test_a_form_of_an_earlier_run_is_named(
     recording: Path, tmp_path: Path, bundle: Bundle, engine: SelectedEngine
 ) -> None:
-    analysed(recording, tmp_path, bundle, engine)
-    again = analysed(recording, tmp_path, bundle, engine, also=frozenset(), overwrite=True)
+    analysed(recording, tmp_path, bundle, engine, **BOTH)
+    again = analysed(recording, tmp_path, bundle, engine, video="none", overwrite=True)
     assert again.warnings == [
         f"{name} is of an earlier run" for name in sorted(FORMS, reverse=True)
     ]
@@ -150,5 +146,5 @@ def test_a_full_disk_leaves_no_file_of_the_run(
     out.mkdir()
     with small_disk(out, 4):
         with pytest.raises(OutputError, match="No space left on device"):
-            analysed(recording, out, bundle, engine)
+            analysed(recording, out, bundle, engine, **BOTH)
         assert everything_in(out) == set()
