@@ -104,14 +104,22 @@ class Job:
     """What it is called in what is written, where its name may not stand there."""
 
 
+class Unusable(NamedTuple):
+    """An input that cannot be analysed."""
+
+    path: Path
+    name: str
+    """What it is called in what is said."""
+    why: CcdstreamError
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What inputs name."""
 
     output: Path
     jobs: list[Job]
-    unusable: list[tuple[Path, CcdstreamError]]
-    """Inputs that cannot be analysed, and why."""
+    unusable: list[Unusable]
 
 
 def is_batch(inputs: Sequence[Path]) -> bool:
@@ -140,7 +148,7 @@ def find_jobs(
         only = Path(os.path.abspath(inputs[0])).name or "root"
         output = Path(f"{only}{RESULTS_SUFFIX}") if len(inputs) == 1 else SEVERAL
     recordings: list[Path] = []
-    unusable: list[tuple[Path, CcdstreamError]] = []
+    unusable: list[Unusable] = []
     for path in inputs:
         if not os.path.isdir(path):
             recordings.append(path)
@@ -148,7 +156,7 @@ def find_jobs(
         try:
             recordings += videos_in(path, recursive=recursive, leave_out=output)
         except VideoOpenError as error:
-            unusable.append((path, error))
+            unusable.append(Unusable(path, str(path), error))
     common = os.path.commonpath(
         [os.path.abspath(path if os.path.isdir(path) else path.parent) for path in inputs]
     )
@@ -168,11 +176,13 @@ def find_jobs(
         if len(mine) == 1:
             jobs += mine
             continue
-        names = " and ".join(show_path(job.path) for job in mine)
-        clash = OutputError(
-            f"{names} would write the same results. Run them apart, with an --output each."
-        )
-        unusable += [(job.path, clash) for job in mine]
+        for job in mine:
+            others = " and ".join(show_path(other.path) for other in mine if other is not job)
+            clash = OutputError(
+                f"{show_path(job.path)} would write the same results as {others}. "
+                "Run them apart, with an --output each."
+            )
+            unusable.append(Unusable(job.path, job.name, clash))
     return Found(output, jobs, unusable)
 
 
@@ -587,8 +597,8 @@ def run_batch(
         for folder in sorted({job.files.folder for job in found.jobs}):
             sweep(folder)
         ledger = Ledger(found.output, wanted, [
-            *(Entry(path, str(path), None, Status.failed, str(error))
-              for path, error in found.unusable),
+            *(Entry(each.path, each.name, None, Status.failed, str(each.why))
+              for each in found.unusable),
             *(Entry(job.path, job.name, job) for job in found.jobs),
         ])  # fmt: skip
         for entry in ledger.entries:

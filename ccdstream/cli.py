@@ -448,7 +448,7 @@ def _run_one(
 ) -> None:
     """Analyse one recording, in this process."""
     from ccdstream.batch import Job, Place, standing
-    from ccdstream.recording import OutputFiles, refuse_other_names
+    from ccdstream.recording import OutputFiles, refuse_other_names, refuse_pseudonyms
     from ccdstream.report.files import sweep
 
     files = OutputFiles(output or Path(f"{path.stem}.ccdstream"), path.stem)
@@ -458,6 +458,8 @@ def _run_one(
             refuse_other_names(names.output, known)
             alias = known.alias(path)
         files = OutputFiles(names.output, alias.name)
+    else:
+        refuse_pseudonyms([files.folder])
     if os.path.isdir(files.folder):
         sweep(files.folder)
     if not options.overwrite:
@@ -501,20 +503,21 @@ def _run_batch(
     from ccdstream.batch import find_jobs, is_batch, run_batch
     from ccdstream.cluster import Cluster
     from ccdstream.pipeline import check_bundle
-    from ccdstream.recording import refuse_other_names
+    from ccdstream.recording import refuse_other_names, refuse_pseudonyms
 
     cluster = None if ray is None else Cluster(ray)
     if output is None and not is_batch(inputs):
         output = Path(f"{inputs[0].stem}.ccdstream")
     if names is None:
         found = find_jobs(inputs, output, recursive=recursive)
+        refuse_pseudonyms({found.output, *(job.files.folder for job in found.jobs)})
     else:
         with names.opened() as known:
             refuse_other_names(names.output, known)
             found = find_jobs(inputs, output, recursive=recursive, alias_of=known.alias)
     if not found.jobs:
-        for error in dict.fromkeys(error for _, error in found.unusable):
-            complain(error)
+        for each in found.unusable:
+            complain(each.why)
         raise typer.Exit(1)
     bundle = load_model(choice.model, quiet=True)
     check_bundle(bundle)

@@ -220,6 +220,19 @@ class Problems:
 # --- opening ---------------------------------------------------------------------------------
 
 
+def refuse_picture(source: "VideoSource") -> None:
+    """Stop where a still picture is given for a recording: of one frame "no alert" means nothing.
+
+    Raises:
+        VideoOpenError: it is one.
+    """
+    if source.format.endswith("_pipe"):
+        raise VideoOpenError(
+            f"{show_path(source.path)} is a still picture. Pass a recording; ccdstream score takes "
+            "pictures."
+        )
+
+
 class _OneFile:
     """The bytes of one file, and not its name: what a file is called decides nothing.
 
@@ -356,7 +369,7 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
             raise VideoOpenError(cut_off) from error
         elif isinstance(error, ValueError):  # EINVAL, of a format that is not among `_FORMATS`
             reason = "it is not a video, or of a format that is not read"
-            advice = "Convert it to MP4."
+            advice = "If it is one, convert it to MP4."
         else:
             advice, reason = "Pass a recording that plays in ffplay.", reason_of(error)
         raise VideoOpenError(f"cannot read {shown} as a video: {reason}. {advice}") from error

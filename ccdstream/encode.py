@@ -232,6 +232,7 @@ class VideoSink:
         self._sound: Iterator[Packet[AudioStream]] = iter(())
         self._heard: Packet[AudioStream] | None = None  # the next packet of the sound
         self._damaged = 0  # packets of the sound that were left out
+        self._sound_ends_too = False
 
     @property
     def zero_s(self) -> float:
@@ -395,13 +396,15 @@ class VideoSink:
                 raise OutputError(
                     f"nothing to write to {show_path(self.path)}: not one frame was given."
                 )
+            assert self._held.pts is not None
             last = self._source.last_duration
             shown_s = last * self._source.time_base if last else 1 / self._source.average_rate
             self._held.duration = max(1, round(shown_s / self._time_base))
             self._encode(self._held)
             self._encode(None)
             self._mux_last()
-            self._mux_sound(until=None)
+            end = (self._held.pts + self._held.duration) * self._time_base
+            self._mux_sound(until=end if self._sound_ends_too else None)
             if self._damaged:
                 self.notes.append(f"damaged packets of the sound were left out: {self._damaged}")
             self._container.set_chapters(self._marks())
@@ -580,6 +583,11 @@ class VideoSink:
             yield from resampler.resample(frame)
         if resampler is not None:
             yield from resampler.resample(None)
+
+    def end_sound_with_video(self) -> None:
+        """Leave out what is heard after the last frame: what was to be shown with it is not there.
+        May be called until the block is left."""
+        self._sound_ends_too = True
 
     # --- chapters ---
 

@@ -21,6 +21,7 @@ import numpy as np
 from ccdstream.frames import View
 
 FLAGS = ("blurred", "washed_out", "too_dark", "out_of_body", "mostly_invalid")
+_GRAVEST_FIRST = ("out_of_body", "mostly_invalid", "too_dark", "washed_out", "blurred")
 MEASURES = ("sharpness", "evenness", "brightness", "contrast", "haze", "glare", "redness")
 
 _GLARE_LUMA = 215
@@ -39,6 +40,11 @@ _SECOND_DIFFERENCES = tuple(
         ((0, 0, 0.5), (0, -1, 0), (0.5, 0, 0)),
     )
 )
+
+
+def gravest(quality: Sequence[str]) -> str:
+    """Of why a frame tells nothing, the reason to name where there is room for one."""
+    return min(quality, key=_GRAVEST_FIRST.index)
 
 
 def measure(view: View) -> dict[str, float]:

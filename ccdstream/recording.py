@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ccdstream import NOTICE, __version__
 from ccdstream.alert import Alert, AlertRule, AlertTracker, hottest_region
 from ccdstream.bundle import Bundle
-from ccdstream.decode import VideoSource
+from ccdstream.decode import VideoSource, refuse_picture
 from ccdstream.deid import BurnedIn, Deidentifier, deidentified, find_burned_in
 from ccdstream.doctor import versions
 from ccdstream.engine.select import SelectedEngine
@@ -143,6 +143,26 @@ def refuse_other_names(folder: Path, names: NameMap) -> None:
             )
 
 
+def refuse_pseudonyms(folders: Iterable[Path]) -> None:
+    """Stop before results with names come to lie beside de-identified ones.
+
+    Raises:
+        OutputError: one of `folders` holds results of a run with `deid`.
+    """
+    for folder in folders:
+        for file in sorted([*folder.glob("*.run.json"), *folder.glob("batch.json")]):
+            try:
+                options = json.loads(file.read_text(encoding="utf-8"))["options"]
+                deid = options["deid"] is True
+            except (OSError, ValueError, KeyError, TypeError):  # it is then none that says so
+                continue
+            if deid:
+                raise OutputError(
+                    f"{show_path(folder)} holds de-identified results, as "
+                    f"{show_path(file.name)} says: add --deid, or choose another --output."
+                )
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a run is."""
@@ -231,6 +251,7 @@ def run(
     gpu = None if isinstance(scorer, Scorer) else scorer.place.index
     _refuse(path, files, options)
     with VideoSource(path, start_s=options.start_s, end_s=options.end_s, decode_on=gpu) as source:
+        refuse_picture(source)
         began_as = _stamp(path)
         this = _Run(path, files, bundle, engine, options, alias, source, gpu, RunResult(files))
         result = this.result

@@ -33,6 +33,7 @@ from ccdstream.paint import (
     whole_numbers,
     yuv_of,
 )
+from ccdstream.quality import gravest
 from ccdstream.timecode import timecode
 
 RESEARCH_TEXT = "Research use only - not a medical device"
@@ -178,7 +179,7 @@ class Overlay:
     def _worth(self, fused: Fused) -> np.ndarray:
         """The score as a text mask, or why there is none."""
         if not fused.informative:
-            return text_mask(fused.quality[0].replace("_", " "), self._layout.text_px)
+            return text_mask(gravest(fused.quality).replace("_", " "), self._layout.text_px)
         return number_mask(f"score {score_text(fused.smoothed)}", self._layout.text_px)
 
     def _label(

@@ -210,6 +210,8 @@ class OverlayVideo(Videos):
 
     def finish(self, alerts: Sequence[Alert], until_s: float | None) -> None:
         self._file.chapters(_chapters(alerts))
+        if until_s is not None:
+            self._file.end_sound_with_video()
         self.offset_s = self._file.zero_s
 
     def __exit__(

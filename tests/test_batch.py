@@ -172,11 +172,14 @@ def test_recordings_that_would_write_the_same_results_are_not_analysed_but_other
     (tree / "b/case.mkv").touch()
     found = find_jobs([Path("b"), Path("a/deep")], Path("out"), recursive=True)
     assert [str(job.path) for job in found.jobs] == ["a/deep/er/case.mp4"]
-    assert [str(path) for path, _ in found.unusable] == ["b/case.mkv", "b/case.mp4"]
-    assert {str(error) for _, error in found.unusable} == {
-        "b/case.mkv and b/case.mp4 would write the same results. "
-        "Run them apart, with an --output each."
-    }
+    assert [(each.name, str(each.why)) for each in found.unusable] == [
+        (
+            f"b/case.{mine}",
+            f"b/case.{mine} would write the same results as b/case.{other}. "
+            "Run them apart, with an --output each.",
+        )
+        for mine, other in (("mkv", "mp4"), ("mp4", "mkv"))
+    ]
 
 
 def test_a_batch_is_a_folder_or_several_inputs(tree: Path) -> None:

@@ -701,6 +701,20 @@ def test_a_folder_with_results_under_other_names_is_refused_before_any_work(
         assert everything_in(tmp_path) == before
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["one", "batch"])
+def test_results_with_names_do_not_come_to_lie_beside_those_without(
+    tmp_path: Path, here: Path, run: Callable[..., Any], many: bool
+) -> None:
+    what = (here, "-r") if many else (here / f"{SECRET}_{DATE}.mov",)
+    flags = ("-o", "out", "-q", "--video", "none")
+    assert run(*what, *flags, "--deid").exit_code == 0
+    before = everything_in(tmp_path)
+    said = refusal(run(*what, *flags, "--overwrite"))
+    assert said.startswith("out holds de-identified results, as ")
+    assert said.endswith(" says: add --deid, or choose another --output.")
+    assert everything_in(tmp_path) == before
+
+
 def test_results_of_a_key_that_is_gone_are_not_mixed_with_those_of_a_new_one(
     tmp_path: Path, here: Path, run: Callable[..., Any]
 ) -> None:

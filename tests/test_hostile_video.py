@@ -192,7 +192,7 @@ def test_a_format_of_no_recording_is_refused_with_what_to_do(tmp_path: Path) -> 
         VideoSource(path)
     assert str(caught.value) == (
         f"cannot read {path} as a video: it is not a video, or of a format that is not read. "
-        "Convert it to MP4."
+        "If it is one, convert it to MP4."
     )
 
 

@@ -3,6 +3,8 @@
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from ccdstream.errors import VideoOpenError
@@ -85,3 +87,15 @@ def test_a_file_that_is_no_recording_is_the_error_of_any_run(tmp_path: Path) -> 
     path.write_text("nothing")
     with pytest.raises(VideoOpenError, match="as a video"), PacedFile(path).connect():
         pass
+
+
+def test_a_still_picture_is_not_played(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    written, data = cv2.imencode(".png", np.full((48, 64, 3), 200, np.uint8))
+    assert written
+    path.write_bytes(data.tobytes())
+    with (
+        pytest.raises(VideoOpenError, match=r"photo\.png is a still picture"),
+        PacedFile(path).connect(),
+    ):
+        pytest.fail("it was opened")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ccdstream.frames import VIEW_SIZE, View
-from ccdstream.quality import MEASURES, QualityLimits, flags, measure
+from ccdstream.quality import FLAGS, MEASURES, QualityLimits, flags, gravest, measure
 from ccdstream.view import HYPERKVASIR, NEUTRAL, NONE, view_of_image, whole_frame
 
 FIELD = whole_frame(VIEW_SIZE)
@@ -106,6 +106,12 @@ def test_normal_frames_are_informative(limits: QualityLimits) -> None:
 def test_spoilt_frames_are_flagged(spoil, flag: str, limits: QualityLimits) -> None:
     for seed in range(100, 105):
         assert flag in flagged(spoil(mucosa(seed)).astype(np.uint8), limits)
+
+
+def test_the_gravest_reason_is_named_where_there_is_room_for_one() -> None:
+    assert gravest(("blurred", "out_of_body")) == "out_of_body"
+    assert gravest(("blurred", "too_dark")) == "too_dark"
+    assert {gravest((flag,)) for flag in FLAGS} == set(FLAGS)
 
 
 def test_one_bright_fold_does_not_wash_a_frame_out(limits: QualityLimits) -> None:

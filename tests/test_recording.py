@@ -18,12 +18,12 @@ from ccdstream.engine.cuda import HostQueue
 from ccdstream.engine.parity import check_parity
 from ccdstream.engine.select import SelectedEngine, open_engine
 from ccdstream.engine.torch_cuda import make_engine
-from ccdstream.errors import OutputError, VideoDecodeError
+from ccdstream.errors import OutputError, VideoDecodeError, VideoOpenError
 from ccdstream.frames import Frame
 from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.render import Overlay
 from tests.commands import analysed, bright_between, rows_of
-from tests.videos import make_video
+from tests.videos import make_video, packets_of
 
 TICKS = Fraction(1, 25)
 
@@ -125,7 +125,7 @@ def test_an_existing_result_is_refused_before_any_work_and_replaced_if_asked(
 def test_stopping_ends_the_input_and_finishes_every_file(
     tmp_path: Path, bundle: Bundle, engine: SelectedEngine
 ) -> None:
-    video = bright_between(tmp_path / "case.mp4", 1, 2, 60)
+    video = bright_between(tmp_path / "case.mp4", 1, 2, 60, audio="aac")
     asked = iter(range(1000))
     result = run(
         video,
@@ -138,7 +138,22 @@ def test_stopping_ends_the_input_and_finishes_every_file(
     assert result.interrupted
     assert result.frames == 20
     assert len(times(tmp_path / "out" / "case.overlay.mp4")) == 20
+    sound = packets_of(tmp_path / "out" / "case.overlay.mp4", "audio")
+    assert 0.7 < sound[-1][0] <= 0.8, "no sound of what was not analysed"
     assert json.loads((tmp_path / "out" / "case.run.json").read_text())["interrupted"]
+
+
+@pytest.mark.parametrize("name", ["photo.png", "photo.jpg", "photo.mp4"])
+def test_a_still_picture_is_no_recording_whatever_it_is_called(
+    tmp_path: Path, bundle: Bundle, engine: SelectedEngine, name: str
+) -> None:
+    ending = ".png" if name.endswith("png") else ".jpg"
+    written, data = cv2.imencode(ending, np.full((96, 128, 3), 200, np.uint8))
+    assert written
+    (tmp_path / name).write_bytes(data.tobytes())
+    with pytest.raises(VideoOpenError, match=f"{name} is a still picture. Pass a recording; ccds"):
+        analysed(tmp_path / name, tmp_path / "out", bundle, engine)
+    assert not (tmp_path / "out").exists()
 
 
 class Failing:

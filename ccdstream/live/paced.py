@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ccdstream.decode import VideoSource
+from ccdstream.decode import VideoSource, refuse_picture
 from ccdstream.errors import show_path
 from ccdstream.frames import DeviceFrame, Frame
 from ccdstream.live.negotiate import require
@@ -102,6 +102,7 @@ class PacedFile:
             VideoOpenError, VideoDecodeError: as `VideoSource`; or it is not as wanted.
         """
         with VideoSource(self._path) as source:
+            refuse_picture(source)
             playing = _Playing(source, Pace(self._clock, self._sleep))
             require(self.name, playing.mode, self._wanted, "A recording is taken as it is.")
             yield playing

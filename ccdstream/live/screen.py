@@ -22,6 +22,7 @@ from ccdstream.jpeg import jpeg_of
 from ccdstream.live.board import Board
 from ccdstream.live.latency import StageDelays
 from ccdstream.live.records import AlertCard, Captured, Event, Shown, Status
+from ccdstream.quality import gravest
 from ccdstream.render import Overlay
 
 STALE_S = 0.5
@@ -420,6 +421,7 @@ def _status(fused: Fused) -> Status:
     """What a frame that was analysed in time is worth."""
     if fused.informative:
         return Status("READY")
-    if "out_of_body" in fused.quality:
+    reason = gravest(fused.quality)
+    if reason == "out_of_body":
         return Status("OUT OF VIEW", "no bowel in the picture")
-    return Status("UNCLEAR", fused.quality[0].replace("_", " "))
+    return Status("UNCLEAR", reason.replace("_", " "))
