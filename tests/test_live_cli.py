@@ -363,4 +363,4 @@ def test_delays_of_few_pictures_are_told_with_a_warning(plain: int, said: bool) 
     result = LiveResult(StageDelays(("x",)), Counts(shown=100, shown_plain=plain))
     warnings = live_warnings(result, LiveOptions(max_latency_s=0.1))
     assert bool(warnings) is said
-    assert all(f"{plain} of 100 pictures" in w and "longer than 100 ms" in w for w in warnings)
+    assert all(f"{plain} of 100 frames" in w and "longer than 100 ms" in w for w in warnings)

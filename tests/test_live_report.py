@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -242,6 +243,18 @@ def test_a_signal_that_is_still_lost_at_the_end_is_lost_up_to_there(played: Play
     assert data["gaps"] == [[3.9, 10.0]] and data["end"] == 10.0
     assert data["span"] == pytest.approx(10.0, abs=0.1), "the line goes to the end"
     assert says(page, "Signal lost 6.1 s 1 time")
+
+
+def test_where_heat_came_too_late_a_band_lies_under_the_line(played: Played) -> None:
+    played.frames(0, 8)
+    for kind, at_s in (("lag_opened", 1.0), ("lag_closed", 3.0), ("lag_opened", 6.0)):
+        played.happens(kind, at_s)
+    page = played.page(8)
+    text = played.path.read_text()
+    bands = re.findall(r'<rect class="lag" x="([0-9.]+)%" y="124" width="([0-9.]+)%"', text)
+    assert [float(left) for left, _ in bands] == pytest.approx([100 / 8, 600 / 8], abs=1)
+    assert [float(width) for _, width in bands] == pytest.approx([200 / 8, 190 / 8], abs=1)
+    assert "Band below: shown without heat, which came too late." in page.text
 
 
 def test_a_session_without_a_picture_says_so(played: Played) -> None:

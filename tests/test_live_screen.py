@@ -144,6 +144,7 @@ def test_a_plain_picture_gets_its_heat_when_the_analysis_comes_in_time_after_all
         assert board.wait(1, PATIENT_S) is not None
     assert [(s.status.kind, s.state) for s in board.all] == [("LAG", ""), ("READY", "NORMAL")]
     assert stream_of(board.all) == [2, 2]
+    assert (shows.tally.shown, shows.tally.plain) == (1, 1), "one frame"
 
 
 def test_a_lost_signal_throws_away_what_still_waits_to_be_drawn(

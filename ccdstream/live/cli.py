@@ -463,9 +463,9 @@ def _warnings(result: "LiveResult", options: "LiveOptions") -> list[str]:
     if counts.shown_plain <= MOST_PLAIN * counts.shown:
         return []
     return [
-        f"{counts.shown_plain} of {counts.shown} pictures were shown without heat: their analysis "
-        f"took longer than {1000 * options.max_latency_s:.0f} ms. This machine is too slow or too "
-        "busy; a longer --max-latency shows more."
+        f"{counts.shown_plain} of {counts.shown} frames were shown without heat, some only at "
+        f"first: their analysis took longer than {1000 * options.max_latency_s:.0f} ms. This "
+        "machine is too slow or too busy; a longer --max-latency shows more."
     ]
 
 
@@ -563,7 +563,7 @@ class _Told:
         known = delays["capture_to_overlay"]
         delay = ""
         if known.count:
-            delay = f", delay {1000 * known.quantile(0.5):.0f} ms (p99 "
+            delay = f", to overlay {1000 * known.quantile(0.5):.0f} ms (p99 "
             delay += f"{1000 * known.quantile(0.99):.0f})"
         dropped = counts.dropped_slot + counts.dropped_late
         text = f"{status.kind} {status.detail}".strip()

@@ -129,9 +129,12 @@ class Story:
     """The same with the time before the first picture."""
     size_changes: int = 0
     gaps: _First[_Lost] = field(default_factory=_First)
+    lags: _First[tuple[float, float]] = field(default_factory=_First)
+    """Stretches in which pictures were shown without their heat, as it came too late."""
     moments: _First[Event] = field(default_factory=_First)
     segments: _First[_Segment] = field(default_factory=_First)
     _gap: _Lost | None = None
+    _lag_s: float | None = None
     _peaks: list[tuple[float, int]] = field(default_factory=list)
 
     def alert(self, alert: Alert) -> None:
@@ -157,6 +160,10 @@ class Story:
             case "gap_closed" if self._gap is not None:
                 gap, self._gap = self._gap, None
                 self._close(gap, data["end_s"], event.wall_s)
+            case "lag_opened":
+                self._lag_s = event.stream_s
+            case "lag_closed":
+                self._end_lag(event.stream_s)
             case "size_changed":
                 self.size_changes += 1
             case "segment_closed":
@@ -176,15 +183,21 @@ class Story:
                     "end_s": data["end_s"],
                 }
 
-    def end(self, wall_s: float) -> float:
-        """The session is over, at `time.time()`: a gap that is open ends. Gives the stream time
-        where it does, 0 without one."""
+    def end(self, wall_s: float, last_s: float) -> float:
+        """The session is over, at `time.time()` and after the frame at `last_s`: a gap or a lag
+        that is open ends. Gives the stream time where the gap does, 0 without one."""
+        self._end_lag(last_s)
         gap, self._gap = self._gap, None
         if gap is None:
             return 0.0
         end_s = max(wall_s - self.wall_of(0.0), gap.start_s) if gap.start_s else 0.0
         self._close(gap, end_s, wall_s)
         return end_s
+
+    def _end_lag(self, end_s: float) -> None:
+        start_s, self._lag_s = self._lag_s, None
+        if start_s is not None and end_s > start_s:
+            self.lags.add((start_s, end_s))
 
     def _close(self, gap: _Lost, end_s: float, wall_s: float) -> None:
         gap.end_s, gap.ended_wall_s = end_s, wall_s
@@ -209,7 +222,8 @@ def write_live_page(path: Path, record: Mapping[str, Any], story: Story, gallery
     """
     record = plain(record)
     started, ended = (datetime.fromisoformat(record[key]) for key in ("started", "ended"))
-    last_s = max(record["timing"]["stream_s"], story.end(ended.timestamp()))
+    last_s = record["timing"]["stream_s"]
+    last_s = max(last_s, story.end(ended.timestamp(), last_s))
     gallery.line.reach(last_s)
     height, width = (record["source"]["mode"] or {"size": (576, 720)})["size"]
     counts = record["counts"]
@@ -244,6 +258,7 @@ def write_live_page(path: Path, record: Mapping[str, Any], story: Story, gallery
         wall_s=zero_s + _east_s(zero_s),
         tiles=_tiles(record, story),
         gaps=[(g.start_s, g.end_s) for g in story.gaps.kept if g.end_s and g.end_s > g.start_s],
+        lags=story.lags.kept,
         flags=[(each.stream_s, _named(each)) for each in story.moments.kept],
         alert_s=story.alert_s,
         clocks=story.clocks,
@@ -399,7 +414,10 @@ def _facts(
                 ("Captured", f"{counts['captured']:,}"),
                 ("Analysed", f"{counts['analysed']:,}"),
                 ("Informative", f"{counts['informative']:,}"),
-                ("Shown", f"{counts['shown']:,}, {counts['shown_plain']:,} of them without heat"),
+                (
+                    "Shown",
+                    f"{counts['shown']:,}, {counts['shown_plain']:,} of them first without heat",
+                ),
                 ("Drawn too late", f"{counts['deadline_misses']:,}"),
                 ("Alerts", f"{counts['alerts']:,}"),
                 ("Pauses of recordings", f"{counts['pauses']:,}"),

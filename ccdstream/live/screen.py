@@ -55,9 +55,9 @@ class Tally:
     """How many frames went which way."""
 
     shown: int = 0
-    """Pictures, analysed and plain."""
+    """Frames, each once: where a frame was shown plain, its heat may have followed."""
     plain: int = 0
-    """Those of them whose analysis was not in time."""
+    """Those of them that were shown plain, as their analysis took too long."""
     late: int = 0
     """Frames that were analysed, but not in time to be shown."""
     deadline_misses: int = 0
@@ -304,7 +304,7 @@ class Screen:
             Shown(drawn, self._number, seconds, captured.at_s, status, state, score, delay_s)
         )
         self._delays.add("capture_to_plain" if plain else "capture_to_overlay", delay_s)
-        self.tally.shown += 1
+        self.tally.shown += captured.number > self._reached
         self.tally.plain += plain
         self._told_lost = None
         self._stream_s = seconds

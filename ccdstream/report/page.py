@@ -63,6 +63,8 @@ _TICKS_S = (
     *(86400 * 10**k for k in range(10)),
 )
 _MOST_TICKS = 6
+_LAG_PX = 6
+"""How tall the band is where pictures were shown without heat."""
 _SHORT = 18
 """Text up to so long stays on one line of its table."""
 _NUMBERED = 40
@@ -110,6 +112,8 @@ class Live:
     """More of the summary: what, value, in smaller type."""
     gaps: Sequence[tuple[float, float]]
     """Stretches of stream time without a signal."""
+    lags: Sequence[tuple[float, float]]
+    """Stretches in which pictures were shown without heat, as it came too late."""
     flags: Sequence[tuple[float, str]]
     """Stream times that people marked, and what to call them."""
     alert_s: float
@@ -454,6 +458,12 @@ def _live_marks(
             'patternTransform="rotate(45)"><rect class="ground" width="7" height="7"/>'
             f'<rect class="stripe" width="2" height="7"/></pattern></defs>{gaps}'
         )
+    for start_s, end_s in live.lags:
+        left, right = across(start_s), across(end_s)
+        gaps += (
+            f'<rect class="lag" x="{left:.3f}%" y="{bottom - _LAG_PX}" '
+            f'width="{max(right - left, 0.2):.3f}%" height="{_LAG_PX}"/>'
+        )
     flags = "".join(
         f'<g class="flag"><title>{_safe(name)}</title><line x1="{across(at_s):.3f}%" '
         f'x2="{across(at_s):.3f}%" y1="{_PLOT_TOP}" y2="{bottom}"/>'
@@ -468,6 +478,7 @@ def _live_key(live: Live | None) -> str:
     if live is None:
         return ""
     said = ["hatched: no signal"] * bool(live.gaps)
+    said += ["band below: shown without heat, which came too late"] * bool(live.lags)
     said += ["dots: marks and snapshots"] * bool(live.flags)
     words = "; ".join(said)
     return f'<p class="signs">{words[0].upper()}{words[1:]}.</p>\n' if said else ""
