@@ -335,7 +335,7 @@ class VideoSink:
             context.options = {**_NVENC_OPTIONS, "qp": self._quality}
             context.pix_fmt = "nv12"
         else:
-            context.options = {"crf": self._quality, "preset": self._preset, **_repeatable()}
+            context.options = {"crf": self._quality, "preset": self._preset, **repeatable_x264()}
             context.pix_fmt = "yuv420p"
             context.thread_count = self._threads
         context.time_base = self._time_base
@@ -737,8 +737,8 @@ def keep_name(path: Path) -> None:
             os.close(folder)
 
 
-def _repeatable() -> dict[str, str]:
-    """What makes x264 write the same bytes for the same frames.
+def repeatable_x264() -> dict[str, str]:
+    """Options of libx264 with which it writes the same bytes for the same frames.
 
     Its AVX-512 code for macroblock trees reads memory that nothing was written to, and a frame now
     and then comes out a little other than before. With AVX2 it is always what it mostly is.

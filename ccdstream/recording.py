@@ -149,7 +149,7 @@ def refuse_pseudonyms(folders: Iterable[Path]) -> None:
     Raises:
         OutputError: one of `folders` holds results of a run with `deid`.
     """
-    for folder in folders:
+    for folder in filter(os.path.isdir, folders):
         for file in sorted([*folder.glob("*.run.json"), *folder.glob("batch.json")]):
             try:
                 options = json.loads(file.read_text(encoding="utf-8"))["options"]

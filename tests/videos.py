@@ -15,6 +15,8 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from ccdstream.encode import repeatable_x264
+
 Planes = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -102,11 +104,16 @@ def make_video(
         cover: a cover picture comes before the video stream.
     """
     pts = range(frames) if pts is None else pts
-    quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    options = dict(options or {})
+    if codec == "libx265":
+        options.setdefault("x265-params", "log-level=none")
+    elif codec == "libx264":  # so that what is damaged is the same each time
+        params = [*repeatable_x264().values(), options.get("x264-params", "")]
+        options["x264-params"] = ":".join(filter(None, params))
     with _usual_priority(), av.open(str(path), "w", format=format) as container:
         container.metadata.update(metadata or {})
         art = _add_cover(container) if cover else None
-        stream = container.add_stream(codec, rate=rate, options={**quiet, **(options or {})})
+        stream = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = size
         stream.pix_fmt = pix_fmt
         stream.time_base = stream.codec_context.time_base = time_base

@@ -49,6 +49,7 @@ import av
 import numpy as np
 
 from ccdstream.decode import AudioSource, VideoSource
+from ccdstream.encode import repeatable_x264
 from ccdstream.errors import CcdstreamError
 from ccdstream.workers import Died, Done, Raised, Ready, Tell, Worker, Workers
 
@@ -154,6 +155,8 @@ def make(kind: Kind, path: Path) -> None:
         container_options=kind.container,
     ) as container:
         options = {"g": str(GOP), "threads": "1", "flags": "+bitexact", **kind.options}
+        if kind.codec == "libx264":  # so that a seed gives the same files again
+            options |= repeatable_x264()
         video: Any = container.add_stream(kind.codec, rate=25, options=options)
         video.height, video.width, video.pix_fmt = height, width, kind.pix_fmt
         video.time_base = video.codec_context.time_base = Fraction(1, 25)
