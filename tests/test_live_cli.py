@@ -116,7 +116,9 @@ def test_clips_alone_can_be_asked_for(toy: Path, clip: Path, tmp_path: Path) -> 
 
 
 def test_it_ends_by_itself_after_the_duration(toy: Path, tmp_path: Path) -> None:
-    result = live(toy, "lavfi:testsrc2=size=128x96:rate=25", tmp_path / "out", "--duration", "1s")
+    """Which counts from the first frame, however long the source takes to open."""
+    source = "lavfi:testsrc2=size=128x96:rate=25"
+    result = live(toy, source, tmp_path / "out", "--duration", "0.5s", "--timeout", "60s")
     assert result.exit_code == 0, result.stderr
     record = json.loads((tmp_path / "out" / "live.run.json").read_text())
     assert record["ended_by"] == "duration" and record["counts"]["captured"] > 0

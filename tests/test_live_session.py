@@ -118,12 +118,15 @@ class Session:
         self.result: LiveResult | None = None
         self.error: BaseException | None = None
         self.told = threading.Condition()
-        bound_s = options.pop("max_latency_s", PATIENT_S)
+        bound_s, duration_s = (
+            options.pop("max_latency_s", PATIENT_S),
+            options.pop("duration_s", None),
+        )
         self._run = lambda: run_live(
             self.capture,
             bundle,
             engine,
-            options=LiveOptions(bound_s),
+            options=LiveOptions(**limits),
             board=self.board,
             clock=StreamClock(),
             journal=self.journal,
@@ -169,11 +172,16 @@ class Session:
         self.until(lambda s: bool(s.state) and s.captured_at_s == captured.at_s)
         return captured
 
+    def wait(self) -> None:
+        """Until the session is over."""
+        for thread in self._threads:
+            thread.join(PATIENT_S)
+            assert not thread.is_alive()
+
     def end(self) -> LiveResult:
         """The source ends; what the session was."""
         self.capture.over = True
-        for thread in self._threads:
-            thread.join(PATIENT_S)
+        self.wait()
         if self.error is not None:
             raise self.error
         assert self.result is not None
@@ -229,6 +237,28 @@ def test_every_analysed_frame_and_the_peak_of_every_alert_are_in_the_gallery(
     assert [a.number for a in live.alerts] == [1] == list(gallery.peaks), "one goes on: it merges"
     plain = cv2.imdecode(np.frombuffer(gallery.peaks[1].plain, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert plain.mean() > 150, "the peak is a bright frame"
+
+
+def test_the_duration_counts_from_the_first_frame(bundle: Bundle) -> None:
+    with session(bundle, duration_s=0.3) as live:
+        live.capture.signal = False
+        live.capture.wait_until_entered()
+        time.sleep(0.6)  # a source that takes longer to open than the session is to last
+        live.capture.find()
+        first = live.capture.arrive(grey(DARK))
+        live.wait()
+        ended_s = time.monotonic()
+        result = live.end()
+    assert result.ended == "duration" and result.counts.analysed == 1
+    assert ended_s - first.at_s >= 0.3
+
+
+def test_a_source_that_never_gives_a_frame_does_not_outlast_the_duration(bundle: Bundle) -> None:
+    with session(bundle, duration_s=0.1) as live:
+        live.capture.lose("unplugged")
+        live.wait()
+        result = live.end()
+    assert result.ended == "duration" and result.counts.captured == 0
 
 
 def test_an_alert_is_on_the_board_while_it_is_open_and_replaced_when_it_closes(

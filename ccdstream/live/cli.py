@@ -147,7 +147,7 @@ def live(
         bool, typer.Option("--window", help="Show it in a window on this screen.")
     ] = False,
     duration: Annotated[
-        str | None, typer.Option(metavar="T", help="End by itself after this time.")
+        str | None, typer.Option(metavar="T", help="End by itself so long after the first frame.")
     ] = None,
     model: Model = None,
     compute: Annotated[Device, typer.Option("--compute", help="Where to compute.")] = Device.auto,

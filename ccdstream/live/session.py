@@ -122,7 +122,8 @@ class LiveOptions:
     max_latency_s: float = 0.1
     """From capture: nothing older is shown."""
     duration_s: float | None = None
-    """It ends by itself after this long; None for when it is told to."""
+    """It ends by itself so long after its first frame, or after the gap that it begins with; None
+    for when it is told to."""
 
 
 @dataclass(slots=True)
@@ -244,6 +245,8 @@ def run_live(
     if source is not None:
         capture.listen(lambda captured: source.write(captured.frame))
     began_s, counted_s = time.monotonic(), -math.inf
+    duration_s = math.inf if options.duration_s is None else options.duration_s
+    ends_s = math.inf
     kind: tuple[int, tuple[int, int]] | None = None
     with screen, capture, _short_pauses():
         while not result.ended:
@@ -256,9 +259,10 @@ def run_live(
             session.answer_requests()
             if stopped():
                 result.ended = "stopped"
-            elif options.duration_s is not None and now_s - began_s >= options.duration_s:
+            elif now_s >= ends_s:
                 result.ended = "duration"
             elif (captured := capture.newest(POLL_S)) is not None:
+                ends_s = min(ends_s, captured.at_s + duration_s)  # counts from the first
                 if (captured.connection, captured.frame.size) != kind:  # another picture
                     kind = captured.connection, captured.frame.size
                     session.close_alerts(analysis.interrupt())
@@ -270,6 +274,8 @@ def run_live(
             elif capture.over:
                 result.ended = "end of the source"
             elif not capture.signal:
+                if capture.gaps:  # not while a source that opens slowly is waited for
+                    ends_s = min(ends_s, now_s + duration_s)
                 session.close_alerts(analysis.interrupt())
                 screen.lost(capture.cause)
         session.close_alerts(analysis.interrupt())
