@@ -118,10 +118,8 @@ class Session:
         self.result: LiveResult | None = None
         self.error: BaseException | None = None
         self.told = threading.Condition()
-        bound_s, duration_s = (
-            options.pop("max_latency_s", PATIENT_S),
-            options.pop("duration_s", None),
-        )
+        limits = {"max_latency_s": options.pop("max_latency_s", PATIENT_S)}
+        limits["duration_s"] = options.pop("duration_s", None)
         self._run = lambda: run_live(
             self.capture,
             bundle,

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from types import TracebackType
 from typing import Any
 
 from ccdstream.errors import CcdstreamError
@@ -235,12 +234,7 @@ class Capture:
         self._watch.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._changed:
             self._leaving = True
             self._changed.notify_all()

@@ -25,7 +25,6 @@ from datetime import datetime
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from ccdstream.errors import OutputError
@@ -129,12 +128,7 @@ class GrowingFile:
             raise self._failure(error) from error
         self._synced = length
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is None:  # discarded
             return
         try:
@@ -247,12 +241,7 @@ class Journal:
         self._syncing.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over = True
         self._wake.set()
         self._syncing.join()
