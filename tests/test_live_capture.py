@@ -416,15 +416,19 @@ def test_waiting_times_double_up_to_a_longest_and_begin_anew() -> None:
     assert backoff.take() == 0.5
 
 
-def test_a_connection_that_gave_a_frame_begins_the_waiting_times_anew() -> None:
+def test_a_connection_that_gave_a_frame_begins_the_waiting_times_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(Capture, "_pause", lambda _, seconds: waits.append(seconds))
     refused = SourceLost("refused")
-    device = Device([refused, refused, refused, "open", refused])
-    device.give(3, frame(1))
-    with capturing(device, [], timeout_s=LIMIT_S, first_retry_s=0.2, longest_retry_s=0.8) as (
-        capture,
+    device, events = Device([refused, refused, refused, "open", "open"]), []
+    device.give(3, frame(1), refused)
+    device.give(4, frame(2))
+    with capturing(device, events, timeout_s=LIMIT_S, first_retry_s=0.2, longest_retry_s=0.8) as (
+        _,
         take,
     ):
-        take()
-        device.give(3, refused)
-        wait_until(capture, lambda: "next try in" in capture.cause)
-        assert float(capture.cause.split()[-2]) <= 0.2
+        while take().connection == 0:
+            pass
+    assert waits == [0.2, 0.4, 0.8, 0.2]
