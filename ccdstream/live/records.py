@@ -162,7 +162,7 @@ class Event:
     kind: str
     """session_started, connected, gap_opened, gap_closed, size_changed, alert_opened, alert_closed,
     segment_opened, segment_closed, clip_written, mark, snapshot, recorder_failed, journal_failed,
-    lag_opened, lag_closed, session_ended."""
+    part_failed, lag_opened, lag_closed, session_ended."""
     wall_s: float
     stream_s: float
     data: Mapping[str, Any] = field(default_factory=dict)

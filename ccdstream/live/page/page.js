@@ -80,7 +80,7 @@ function showStatus() {
   const word = number ? `LAG ${number[1]}` : kind;
   say($("kind"), word);
   $("word").style.setProperty("--chars", word.length);
-  say($("detail"), number ? number[2] || "the analysis is later than its bound, its heat withdrawn" : cause);
+  say($("detail"), number ? number[2] || "the analysis is late, its heat withdrawn" : cause);
   say($("blank-kind"), kind);
   say($("blank-cause"), kind === "READY" ? "waiting for a picture" : cause);
   say($("meanwhile"), word);
@@ -248,6 +248,7 @@ function showFacts(told) {
   say($("since"), told.started_wall ? `since ${wallOf(told.started_wall)}` : "");
   if (told.notice && told.notice !== before.notice) toast(told.notice);
   if (told.snapshot && "version" in before && told.snapshot.number !== before.snapshot?.number) showSnapshot(told.snapshot);
+  if (told.failed && told.failed !== before.failed) toast(told.failed, { bad: true, seconds: 30 });
   showRecording();
   guard(); // the bound may be another
   lineChanged = true;
@@ -656,13 +657,15 @@ document.addEventListener("visibilitychange", () => {
 
 /* -- what a watcher can do ----------------------------------------------------------------------- */
 
+/** Tell what became of something: the newest alone, beside what stays until the page is left. */
 function toast(text, { bad = false, seconds = 4 } = {}) {
+  for (const passing of $("toasts").querySelectorAll("p:not([data-stays])")) passing.remove();
   const note = document.createElement("p");
   note.textContent = text;
   note.classList.toggle("bad", bad);
   $("toasts").append(note);
-  while ($("toasts").children.length > 3) $("toasts").firstChild.remove();
   if (seconds < Infinity) setTimeout(() => note.remove(), 1000 * seconds);
+  else note.dataset.stays = "";
 }
 
 function ask(kind, note = "", at = shownAt) {
