@@ -11,6 +11,7 @@ from typing import Any
 import av
 import pytest
 
+from ccdstream.live.board import Board, Request
 from ccdstream.live.cli import _seconds, _size, _stem
 from ccdstream.live.cli import _warnings as live_warnings
 from ccdstream.live.latency import StageDelays
@@ -218,6 +219,65 @@ def test_a_full_disk_is_said_when_it_is_known_at_the_end_only_and_also_when_quie
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: overlay recording: cannot write ") and "No space left" in line
+
+
+def broken(*_: object, **__: object) -> Any:
+    raise ValueError("a bug")
+
+
+@pytest.mark.parametrize("more", [[], ["--log-json"]], ids=["to people", "as JSON"])
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("pictures of the report", "ccdstream.report.gallery.jpeg_of"),
+        ("overlay recording", "ccdstream.live.record.planar"),
+        ("contents of the report", "ccdstream.live.report.Story.event"),
+        ("report.html", "ccdstream.live.report._tiles"),
+    ],
+)
+def test_a_bug_beside_the_session_ends_nothing_and_is_told_with_its_traceback(
+    toy: Path,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    where: str,
+    more: list[str],
+) -> None:
+    monkeypatch.setattr(where, broken)
+    out = tmp_path / "out"
+    result = live(toy, clip, out, "--pace", "--record", "case", *more)
+    assert result.exit_code == 1
+    record = json.loads((out / "live.run.json").read_text())
+    assert record["counts"]["analysed"] + record["dropped"]["slot"] == 38
+    assert record["ended_by"] == "end of the source" and record["counts"]["alerts"] == 1
+    assert list(record["failures"]) == [name] == list(record["tracebacks"])
+    assert "ValueError: a bug" in record["failures"][name]
+    assert "in broken" in record["tracebacks"][name]
+    if more:
+        told = [json.loads(line) for line in result.stderr.splitlines()]
+        assert [e for e in told if "in broken" in e.get("traceback", "")]
+    else:
+        (error,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
+        assert error.startswith(f"error: {name}: ") and "live.run.json" in error
+        assert f"not whole: {name}, as said above" in result.stderr
+        assert "Traceback" not in result.stderr
+    if name == "report.html":
+        assert not (out / "live.report.html").exists()
+        assert "report, for a browser" not in result.stderr
+    else:
+        assert f"{name}: a fault in ccdstream" in (out / "live.report.html").read_text()
+        assert "in broken" in (out / "live.events.jsonl").read_text()
+
+
+def test_marks_are_told_to_people(
+    toy: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [[Request("mark", "look here", 0.0)], [Request("mark")]]
+    monkeypatch.setattr(Board, "requests", lambda _: asked.pop() if asked else [])
+    result = live(toy, clip, tmp_path / "out", "--pace")
+    assert "mark: 00:00:00.000\n" in result.stderr
+    assert "mark: 00:00:00.000, look here\n" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -462,3 +462,67 @@ def test_a_tab_that_is_not_looked_at_gets_no_pictures(open_tab: Tab, feed: Feed)
             "document.dispatchEvent(new Event('visibilitychange')); 1"
         )
         open_tab.until(PICTURE)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(1920, 1080), (1366, 768), (820, 1180), (390, 844), (844, 390)],
+    ids=lambda size: "x".join(map(str, size)),
+)
+def test_messages_lie_over_nothing_and_buttons_stay(
+    open_tab: Tab, feed: Feed, size: tuple[int, int]
+) -> None:
+    feed.board.put_alert(card(900))
+    places = "JSON.stringify([...document.querySelectorAll('button')].map((b) => b.offsetTop))"
+    covered = """['picture', 'line', 'kind', 'alarm', 'state', 'score', 'delay', 'recording',
+        'mark', 'sound', 'alerts'].filter((name) => {
+          const a = document.getElementById(name).getBoundingClientRect();
+          const b = document.getElementById('toasts').getBoundingClientRect();
+          return a.width && a.left < b.right && b.left < a.right
+            && a.top < b.bottom && b.top < a.bottom;
+        })"""
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url, size)
+        open_tab.until(PICTURE)
+        before = open_tab.run(places)
+        open_tab.press("m")
+        open_tab.until("document.getElementById('toasts').innerText.startsWith('Marked at ')")
+        assert (
+            open_tab.run("getComputedStyle(document.getElementById('toasts')).position") == "static"
+        )
+        assert open_tab.run(covered) == []
+        assert open_tab.run(places) == before
+        open_tab.press("s")
+        open_tab.until("document.getElementById('toasts').innerText.startsWith('Snapshot asked')")
+        assert open_tab.run("document.getElementById('toasts').children.length") == 1
+
+
+@pytest.mark.parametrize("size", [(390, 844), (844, 390)], ids=["upright", "across"])
+def test_on_a_phone_the_status_stays_however_far_it_is_scrolled(
+    open_tab: Tab, feed: Feed, size: tuple[int, int]
+) -> None:
+    scroller = "document.querySelector(innerWidth < innerHeight ? 'main' : 'aside')"
+    feed.status = Status("NO SIGNAL", "unplugged")
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url, size)
+        open_tab.until(kind_is("NO SIGNAL"))
+        open_tab.run(f"{scroller}.scrollTop = 1e6; 1")
+        assert open_tab.run(f"{scroller}.scrollTop") > 60, "there is more than the window holds"
+        seen = """((name) => { const b = document.getElementById(name).getBoundingClientRect();
+            return document.elementFromPoint(b.left + b.width / 2, b.top + b.height / 2)?.id; })"""
+        assert open_tab.run(f"{seen}('kind')") == "kind"
+        assert open_tab.run(f"{seen}('detail')") == "detail"
+
+
+def test_a_note_is_written_beside_the_picture(open_tab: Tab, feed: Feed) -> None:
+    with Watch(feed.board) as watch:
+        for size in ((1366, 768), (390, 844)):
+            open_tab.open(watch.url, size)
+            open_tab.until(PICTURE)
+            open_tab.press("n")
+            open_tab.until("document.getElementById('noting').open")
+            assert open_tab.run(
+                """(({left, top}, {right, bottom}) => left >= right || top >= bottom)(
+                    document.getElementById('noting').getBoundingClientRect(),
+                    picture.getBoundingClientRect())"""
+            )

@@ -115,6 +115,8 @@ class Watch:
         self._threads: list[threading.Thread] = []
         self._end: Callable[[], None] = lambda: None
         self._ending = threading.Event()
+        self._leaving = False
+        """Whether the block is being left: the server ends by itself for no other reason."""
         self._noting = threading.Lock()
         self.failed: str | None = None
         self.traceback = ""
@@ -183,7 +185,7 @@ class Watch:
                 self._error = error
                 self._note(error, "The page is gone.")
             else:
-                if not self._ending.is_set() and self._error is None:
+                if not self._leaving:
                     self._note(RuntimeError("the server ended by itself"), "The page is gone.")
             finally:
                 ready.set()
@@ -211,6 +213,7 @@ class Watch:
                 self.failed = why  # last: whoever sees it finds the other
 
     def _close(self) -> None:
+        self._leaving = True
         self._ending.set()
         self._end()
         for thread in self._threads:
