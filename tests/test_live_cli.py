@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import time
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,21 @@ def test_a_bug_beside_the_session_ends_nothing_and_is_told_with_its_traceback(
         assert "in broken" in (out / "live.events.jsonl").read_text()
 
 
+def test_pixels_that_are_not_square_keep_their_shape_everywhere(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    source = "lavfi:testsrc2=size=128x96:rate=25:duration=1,setsar=64/45"
+    result = live(toy, source, out, "--record", "case", "--record-source")
+    assert result.exit_code == 0, result.stderr
+    assert "128x96, pixels 64/45, 25 frames/s" in result.stderr
+    record = json.loads((out / "live.run.json").read_text())
+    assert record["source"]["mode"]["sample_aspect_ratio"] == "64/45"
+    assert "--aspect: 1.89630;" in (out / "live.report.html").read_text()
+    for kind in ("overlay", "source"):
+        with av.open(str(out / f"case.{kind}.000.mp4")) as video:
+            assert video.streams.video[0].sample_aspect_ratio == Fraction(64, 45)
+        assert not (out / f"case.{kind}.001.mp4").exists()
+
+
 def test_marks_are_told_to_people(
     toy: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,8 +416,6 @@ def test_sizes_are_width_by_height_and_names_may_have_an_ending() -> None:
 
 
 def test_devices_lists_cameras_with_what_to_pass_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fractions import Fraction
-
     from ccdstream.live.camera import Camera, CameraMode
 
     modes = (

@@ -82,6 +82,16 @@ def test_the_picture_moves_and_everything_comes_from_the_one_server(
                 and not url.startswith(("http" + address, "ws" + address))] == []  # fmt: skip
 
 
+def test_a_picture_of_pixels_that_are_not_square_is_shown_in_its_shape(
+    open_tab: Tab, feed: Feed
+) -> None:
+    feed.board.tell({"sample_aspect_ratio": 64 / 45})
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url)
+        open_tab.until(PICTURE)
+        assert open_tab.run("[picture.width, picture.height]") == [256, 144]
+
+
 def test_a_lost_signal_withdraws_the_picture_and_says_why_and_it_comes_back(
     open_tab: Tab, feed: Feed
 ) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class ListRecorder:
         self.frames: list[Frame] = []
         self.told: list[tuple[str, int]] = []
 
-    def write(self, frame: Frame) -> bool:
+    def write(self, frame: Frame, sample_aspect_ratio: Fraction | None = None) -> bool:
         if self.full:
             self.failed = "cannot write x.mp4: No space left on device."
             return False
@@ -417,7 +418,7 @@ def test_a_recording_with_a_bug_is_told_once_and_the_session_goes_on(
 ) -> None:
     with session(bundle) as live:
 
-        def broken(frame: Frame) -> bool:
+        def broken(*_: object) -> bool:
             raise KeyError("a bug")
 
         monkeypatch.setattr(getattr(live, which), "write", broken)

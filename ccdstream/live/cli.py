@@ -542,7 +542,8 @@ class _Told:
         if event.kind == "connected":
             first, self.connected = not self.connected, True
             mode = _mode(data)
-            self._board.tell({"mode": mode})
+            pixel = float(Fraction(data["sample_aspect_ratio"]))
+            self._board.tell({"mode": mode, "sample_aspect_ratio": pixel})
         if self._silent or event.kind not in self._SAID:
             return
         match event.kind:
@@ -601,7 +602,9 @@ def _mode(data: Mapping[str, Any]) -> str:
     """What was negotiated, from the data of a "connected"."""
     height, width = data["size"]
     rate = "rate not told" if data["rate"] is None else f"{data['rate']:g} frames/s"
-    return f"{width}x{height}, {rate}, {data['pixel_format']}, through {data['through']}"
+    pixel = data["sample_aspect_ratio"]
+    shape = "" if pixel == "1" else f", pixels {pixel}"
+    return f"{width}x{height}{shape}, {rate}, {data['pixel_format']}, through {data['through']}"
 
 
 def devices(as_json: Json = False) -> None:

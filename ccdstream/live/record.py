@@ -345,7 +345,7 @@ class Recorder:
         stem: segments are called `STEM.000.mp4`, `STEM.001.mp4` and so on.
         size, colour: of the first frame, (height, width) in pixels. An odd size is made even by
             repeating the last row or column.
-        sample_aspect_ratio: width of a pixel by its height, for every size.
+        sample_aspect_ratio: width of a pixel by its height, until `write` says another.
         rate_hint: frames a second, about.
         segment_s: a new file begins with the first keyframe after this time; None: never.
         clips: what to write around alerts, as `clips/alert-NNN.mp4`; None: nothing.
@@ -463,8 +463,11 @@ class Recorder:
             self._changed.notify_all()
         self._thread.join()
 
-    def write(self, frame: Frame) -> bool:
+    def write(self, frame: Frame, sample_aspect_ratio: Fraction | None = None) -> bool:
         """Take a frame to record. Never blocks; the planes are copied, and may change afterwards.
+
+        Args:
+            sample_aspect_ratio: width of a pixel by its height; None: as it was.
 
         Returns:
             False where the frame is left out: the encoder is behind, or the recording has failed.
@@ -484,7 +487,8 @@ class Recorder:
         self._written = pts
         picture = planar(frame)
         picture.pts, picture.time_base = pts, TIME_BASE
-        self._ask(partial(self._encode, picture, frame.colour), is_frame=True)
+        task = partial(self._encode, picture, frame.colour, sample_aspect_ratio)
+        self._ask(task, is_frame=True)
         return True
 
     def alert_opened(self, number: int, stream_s: float) -> None:
@@ -569,12 +573,20 @@ class Recorder:
 
     # -- encoding -------------------------------------------------------------------------------
 
-    def _encode(self, picture: VideoFrame, colour: Colour) -> None:
+    def _encode(self, picture: VideoFrame, colour: Colour, ratio: Fraction | None) -> None:
         pts = picture.pts
         assert pts is not None
-        coding = replace(self._coding, size=(picture.height, picture.width), colour=colour)
-        if coding != self._coding:
-            self._end_stretch("size" if coding.size != self._coding.size else "colour")
+        before = self._coding
+        coding = replace(
+            before,
+            size=(picture.height, picture.width),
+            colour=colour,
+            sample_aspect_ratio=ratio or before.sample_aspect_ratio,
+        )
+        if coding != before:
+            self._end_stretch(
+                "size" if replace(coding, colour=before.colour) != before else "colour"
+            )
         elif self._newest is not None and pts - self._newest > _ticks(GAP_S):
             self.pauses += 1
             self._end_stretch("pause")

@@ -28,6 +28,8 @@ class Mode:
     """In the source's own words, such as "mjpeg" or "yuyv422"."""
     through: str
     """What reads it, such as "FFmpeg v4l2" or "OpenCV V4L2"."""
+    sample_aspect_ratio: Fraction = Fraction(1)
+    """Width of a pixel by its height; 1 where the source does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,7 +96,7 @@ class RecordingLike(Beside, Protocol):
     def dropped(self) -> int: ...
     @property
     def pauses(self) -> int: ...
-    def write(self, frame: Frame) -> bool: ...
+    def write(self, frame: Frame, sample_aspect_ratio: Fraction | None = None) -> bool: ...
     def alert_opened(self, number: int, stream_s: float) -> None: ...
     def alert_closed(self, number: int, stream_s: float) -> None: ...
 
@@ -244,7 +245,8 @@ def run_live(
 
     def keep(name: str, recording: RecordingLike, frame: Frame) -> None:
         with failures.spare(name, "A picture is not in it."):
-            recording.write(frame)
+            mode = capture.mode
+            recording.write(frame, None if mode is None else mode.sample_aspect_ratio)
 
     screen = Screen(
         board,

@@ -186,12 +186,13 @@ async function draw(header, jpeg, receivedMs) {
       tooLate("this browser or the network is slow");
       return false;
     }
-    if (picture.width !== bitmap.width || picture.height !== bitmap.height) {
-      picture.width = bitmap.width;
+    const wide = Math.round(bitmap.width * (facts.sample_aspect_ratio ?? 1)); // pixels need not be square
+    if (picture.width !== wide || picture.height !== bitmap.height) {
+      picture.width = wide;
       picture.height = bitmap.height;
-      document.documentElement.style.setProperty("--aspect", (bitmap.width / bitmap.height).toFixed(4));
+      document.documentElement.style.setProperty("--aspect", (wide / bitmap.height).toFixed(4));
     }
-    pen.drawImage(bitmap, 0, 0);
+    pen.drawImage(bitmap, 0, 0, wide, bitmap.height);
     shownAt = header.stream_s;
     late = null;
     picture.hidden = false;
