@@ -354,6 +354,16 @@ def test_the_sound_is_off_until_it_is_switched_on_and_then_an_opening_alert_soun
         assert open_tab.run("[tones, document.getElementById('sound').ariaPressed]") == [2, "false"]
 
 
+def test_where_no_sound_can_come_the_page_says_so(open_tab: Tab, feed: Feed) -> None:
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url)
+        open_tab.until(PICTURE)
+        open_tab.run("audio = {state: 'suspended', resume() {}}; tone = () => {}; 1")
+        open_tab.press("a")
+        told = "This browser plays no sound here"
+        open_tab.until(f"document.getElementById('toasts').innerText === '{told}'")
+
+
 @pytest.mark.parametrize(
     ("facts", "words"),
     [

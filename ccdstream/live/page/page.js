@@ -713,6 +713,9 @@ function toggleSound() {
     audio ??= new AudioContext();
     audio.resume();
     tone();
+    setTimeout(() => { // nobody may wait for a tone that cannot come
+      if (sounding && audio.state !== "running") toast("This browser plays no sound here", { bad: true, seconds: 12 });
+    }, 1000);
   }
   $("sound").setAttribute("aria-pressed", String(sounding));
   say($("sound-word"), sounding ? "Sound on" : "Sound off");
