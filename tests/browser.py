@@ -1,4 +1,5 @@
-"""Chromium without a screen, driven by its DevTools protocol: no more of it than tests need."""
+"""Chromium and Firefox without a screen, driven by the DevTools protocol and by WebDriver BiDi: no
+more of them than tests need."""
 
 import base64
 import json
@@ -6,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +22,43 @@ CHROMIUM = next(
 """Where it is; None where there is none."""
 
 
-class Tab:
-    """One page in it."""
+FIREFOX = next(filter(None, map(shutil.which, ("firefox", "firefox-esr"))), None)
+"""Where it is; None where there is none."""
+
+
+class _Tab:
+    """What is done in the same way in every browser."""
+
+    errors: list[str]
+    """What the page logged as an error or threw, and what its policy refused."""
+
+    def run(self, script: str, timeout_s: float = 60) -> Any:
+        raise NotImplementedError
+
+    def until(self, condition: str, timeout_s: float = 30) -> None:
+        """Wait in the page until the expression is true; AssertionError if it never is."""
+        limit = int(timeout_s * 1000)
+        script = f"""new Promise((done) => {{
+            const end = performance.now() + {limit};
+            const look = () => {{
+                let met = false;
+                try {{ met = Boolean({condition}); }} catch {{}}
+                if (met) done(true);
+                else if (performance.now() > end) done(false);
+                else setTimeout(look, 10);
+            }};
+            look();
+        }})"""
+        assert self.run(script, timeout_s + 30), f"never came true: {condition}"
+
+
+class Tab(_Tab):
+    """One page in Chromium."""
 
     def __init__(self, channel: ClientConnection) -> None:
         self._channel = channel
         self._number = 0
-        self.errors: list[str] = []
-        """What the page logged as an error or threw, and what its policy refused."""
+        self.errors = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.requested: list[str] = []
@@ -76,22 +107,6 @@ class Tab:
             raise RuntimeError(json.dumps(found["exceptionDetails"]))
         return found["result"].get("value")
 
-    def until(self, condition: str, timeout_s: float = 30) -> None:
-        """Wait in the page until the expression is true; AssertionError if it never is."""
-        limit = int(timeout_s * 1000)
-        script = f"""new Promise((done) => {{
-            const end = performance.now() + {limit};
-            const look = () => {{
-                let met = false;
-                try {{ met = Boolean({condition}); }} catch {{}}
-                if (met) done(true);
-                else if (performance.now() > end) done(false);
-                else setTimeout(look, 10);
-            }};
-            look();
-        }})"""
-        assert self.run(script, timeout_s + 30), f"never came true: {condition}"
-
     def press(self, key: str, code: str | None = None) -> None:
         """Press a key and let it go."""
         text = {"text": key} if len(key) == 1 else {}
@@ -135,3 +150,92 @@ def _first_tab(running: subprocess.Popen[str]) -> Iterator[Tab]:
         address = json.load(answer)["webSocketDebuggerUrl"]
     with connect(address, max_size=None, compression=None) as channel:
         yield Tab(channel)
+
+
+class FirefoxTab(_Tab):
+    """One page in Firefox: what `Tab` does, as far as tests use it."""
+
+    def __init__(self, channel: ClientConnection) -> None:
+        self._channel = channel
+        self._number = 0
+        self.errors = []
+        self.call("session.new", capabilities={})
+        self._context = self.call("browsingContext.getTree")["contexts"][0]["context"]
+        self.call("session.subscribe", events=["log.entryAdded"])
+
+    def call(self, method: str, timeout_s: float = 60, **params: Any) -> Any:
+        """Call a method of the protocol, and note the events that come meanwhile."""
+        self._number += 1
+        self._channel.send(json.dumps({"id": self._number, "method": method, "params": params}))
+        while True:
+            told = json.loads(self._channel.recv(timeout_s))
+            if told.get("id") == self._number:
+                if told["type"] == "error":
+                    raise RuntimeError(f"{method}: {told['error']}: {told['message']}")
+                return told["result"]
+            if told.get("method") == "log.entryAdded" and told["params"]["level"] == "error":
+                self.errors.append(told["params"]["text"])
+
+    def open(self, url: str, size: tuple[int, int] = (1366, 768)) -> None:
+        """Open an address in a window of `size`, (width, height)."""
+        viewport = {"width": size[0], "height": size[1]}
+        self.call("browsingContext.setViewport", context=self._context, viewport=viewport)
+        self.call("browsingContext.navigate", context=self._context, url=url, wait="interactive")
+
+    def run(self, script: str, timeout_s: float = 60) -> Any:
+        """The value of an expression in the page, awaited where it is a promise."""
+        found = self.call(
+            "script.evaluate", timeout_s,
+            expression=f"(async () => JSON.stringify(await ({script})))()",
+            target={"context": self._context}, awaitPromise=True, userActivation=True,
+        )  # fmt: skip
+        if found["type"] == "exception":
+            raise RuntimeError(json.dumps(found["exceptionDetails"]))
+        value = found["result"].get("value")
+        return None if value is None else json.loads(value)
+
+    def press(self, key: str) -> None:
+        """Press a key and let it go."""
+        actions = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
+        self.call(
+            "input.performActions",
+            context=self._context,
+            actions=[{"type": "key", "id": "keys", "actions": actions}],
+        )
+
+    def screenshot(self, path: Path) -> None:
+        """Write what is seen, as PNG."""
+        data = self.call("browsingContext.captureScreenshot", context=self._context)["data"]
+        path.write_bytes(base64.b64decode(data))
+
+
+@contextmanager
+def firefox() -> Iterator[FirefoxTab]:
+    """A fresh one, with one empty tab."""
+    assert FIREFOX is not None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = ("--headless", "--no-remote", "--remote-debugging-port", "0")
+        log = Path(profile) / "log"  # it says much, and nobody reads
+        command = [FIREFOX, *options, "--profile", profile, "about:blank"]
+        with (
+            log.open("w") as written,
+            subprocess.Popen(command, stderr=written, stdout=written) as running,
+        ):
+            try:
+                address = _listening(running, log)
+                with connect(f"{address}/session", max_size=None, compression=None) as channel:
+                    yield FirefoxTab(channel)
+            finally:
+                running.terminate()
+
+
+def _listening(running: "subprocess.Popen[bytes]", log: Path) -> str:
+    """Where Firefox listens, once it does."""
+    for _ in range(1200):
+        found = re.search(r"BiDi listening on (ws://\S+)", log.read_text())
+        if found:
+            return found[1]
+        if running.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise RuntimeError("Firefox did not listen")

@@ -46,6 +46,7 @@ ONLY = {
         "ccdstream.engine.cuda",  # torch records one CUDA graph at a time in a process
         "ccdstream.live.board",
         "ccdstream.live.capture",
+        "ccdstream.live.failures",
         "ccdstream.live.gallery",
         "ccdstream.live.journal",
         "ccdstream.live.log",

@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import time
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import av
 import pytest
 
+from ccdstream.live.board import Board, Request
 from ccdstream.live.cli import _seconds, _size, _stem
 from ccdstream.live.cli import _warnings as live_warnings
 from ccdstream.live.latency import StageDelays
@@ -220,6 +222,80 @@ def test_a_full_disk_is_said_when_it_is_known_at_the_end_only_and_also_when_quie
     assert line.startswith("error: overlay recording: cannot write ") and "No space left" in line
 
 
+def broken(*_: object, **__: object) -> Any:
+    raise ValueError("a bug")
+
+
+@pytest.mark.parametrize("more", [[], ["--log-json"]], ids=["to people", "as JSON"])
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("pictures of the report", "ccdstream.report.gallery.jpeg_of"),
+        ("overlay recording", "ccdstream.live.record.planar"),
+        ("contents of the report", "ccdstream.live.report.Story.event"),
+        ("report.html", "ccdstream.live.report._tiles"),
+    ],
+)
+def test_a_bug_beside_the_session_ends_nothing_and_is_told_with_its_traceback(
+    toy: Path,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    where: str,
+    more: list[str],
+) -> None:
+    monkeypatch.setattr(where, broken)
+    out = tmp_path / "out"
+    result = live(toy, clip, out, "--pace", "--record", "case", *more)
+    assert result.exit_code == 1
+    record = json.loads((out / "live.run.json").read_text())
+    assert record["counts"]["analysed"] + record["dropped"]["slot"] == 38
+    assert record["ended_by"] == "end of the source" and record["counts"]["alerts"] == 1
+    assert list(record["failures"]) == [name] == list(record["tracebacks"])
+    assert "ValueError: a bug" in record["failures"][name]
+    assert "in broken" in record["tracebacks"][name]
+    if more:
+        told = [json.loads(line) for line in result.stderr.splitlines()]
+        assert [e for e in told if "in broken" in e.get("traceback", "")]
+    else:
+        (error,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
+        assert error.startswith(f"error: {name}: ") and "live.run.json" in error
+        assert f"not whole: {name}, as said above" in result.stderr
+        assert "Traceback" not in result.stderr
+    if name == "report.html":
+        assert not (out / "live.report.html").exists()
+        assert "report, for a browser" not in result.stderr
+    else:
+        assert f"{name}: a fault in ccdstream" in (out / "live.report.html").read_text()
+        assert "in broken" in (out / "live.events.jsonl").read_text()
+
+
+def test_pixels_that_are_not_square_keep_their_shape_everywhere(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    source = "lavfi:testsrc2=size=128x96:rate=25:duration=1,setsar=64/45"
+    result = live(toy, source, out, "--record", "case", "--record-source")
+    assert result.exit_code == 0, result.stderr
+    assert "128x96, pixels 64/45, 25 frames/s" in result.stderr
+    record = json.loads((out / "live.run.json").read_text())
+    assert record["source"]["mode"]["sample_aspect_ratio"] == "64/45"
+    assert "--aspect: 1.89630;" in (out / "live.report.html").read_text()
+    for kind in ("overlay", "source"):
+        with av.open(str(out / f"case.{kind}.000.mp4")) as video:
+            assert video.streams.video[0].sample_aspect_ratio == Fraction(64, 45)
+        assert not (out / f"case.{kind}.001.mp4").exists()
+
+
+def test_marks_are_told_to_people(
+    toy: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [[Request("mark", "look here", 0.0)], [Request("mark")]]
+    monkeypatch.setattr(Board, "requests", lambda _: asked.pop() if asked else [])
+    result = live(toy, clip, tmp_path / "out", "--pace")
+    assert "mark: 00:00:00.000\n" in result.stderr
+    assert "mark: 00:00:00.000, look here\n" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("device", "message"),
     [
@@ -340,8 +416,6 @@ def test_sizes_are_width_by_height_and_names_may_have_an_ending() -> None:
 
 
 def test_devices_lists_cameras_with_what_to_pass_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fractions import Fraction
-
     from ccdstream.live.camera import Camera, CameraMode
 
     modes = (

@@ -99,3 +99,10 @@ def test_a_still_picture_is_not_played(tmp_path: Path) -> None:
         PacedFile(path).connect(),
     ):
         pytest.fail("it was opened")
+
+
+def test_the_shape_of_the_pixels_is_told(tmp_path: Path) -> None:
+    for ratio in (None, Fraction(64, 45)):
+        path = make_video(tmp_path / f"{ratio is None}.mp4", sample_aspect_ratio=ratio)
+        with PacedFile(path).connect() as playing:
+            assert playing.mode.sample_aspect_ratio == (ratio or 1)

@@ -82,6 +82,16 @@ def test_the_picture_moves_and_everything_comes_from_the_one_server(
                 and not url.startswith(("http" + address, "ws" + address))] == []  # fmt: skip
 
 
+def test_a_picture_of_pixels_that_are_not_square_is_shown_in_its_shape(
+    open_tab: Tab, feed: Feed
+) -> None:
+    feed.board.tell({"sample_aspect_ratio": 64 / 45})
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url)
+        open_tab.until(PICTURE)
+        assert open_tab.run("[picture.width, picture.height]") == [256, 144]
+
+
 def test_a_lost_signal_withdraws_the_picture_and_says_why_and_it_comes_back(
     open_tab: Tab, feed: Feed
 ) -> None:
@@ -344,6 +354,16 @@ def test_the_sound_is_off_until_it_is_switched_on_and_then_an_opening_alert_soun
         assert open_tab.run("[tones, document.getElementById('sound').ariaPressed]") == [2, "false"]
 
 
+def test_where_no_sound_can_come_the_page_says_so(open_tab: Tab, feed: Feed) -> None:
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url)
+        open_tab.until(PICTURE)
+        open_tab.run("audio = {state: 'suspended', resume() {}}; tone = () => {}; 1")
+        open_tab.press("a")
+        told = "This browser plays no sound here"
+        open_tab.until(f"document.getElementById('toasts').innerText === '{told}'")
+
+
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
@@ -462,3 +482,67 @@ def test_a_tab_that_is_not_looked_at_gets_no_pictures(open_tab: Tab, feed: Feed)
             "document.dispatchEvent(new Event('visibilitychange')); 1"
         )
         open_tab.until(PICTURE)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(1920, 1080), (1366, 768), (820, 1180), (390, 844), (844, 390)],
+    ids=lambda size: "x".join(map(str, size)),
+)
+def test_messages_lie_over_nothing_and_buttons_stay(
+    open_tab: Tab, feed: Feed, size: tuple[int, int]
+) -> None:
+    feed.board.put_alert(card(900))
+    places = "JSON.stringify([...document.querySelectorAll('button')].map((b) => b.offsetTop))"
+    covered = """['picture', 'line', 'kind', 'alarm', 'state', 'score', 'delay', 'recording',
+        'mark', 'sound', 'alerts'].filter((name) => {
+          const a = document.getElementById(name).getBoundingClientRect();
+          const b = document.getElementById('toasts').getBoundingClientRect();
+          return a.width && a.left < b.right && b.left < a.right
+            && a.top < b.bottom && b.top < a.bottom;
+        })"""
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url, size)
+        open_tab.until(PICTURE)
+        before = open_tab.run(places)
+        open_tab.press("m")
+        open_tab.until("document.getElementById('toasts').innerText.startsWith('Marked at ')")
+        assert (
+            open_tab.run("getComputedStyle(document.getElementById('toasts')).position") == "static"
+        )
+        assert open_tab.run(covered) == []
+        assert open_tab.run(places) == before
+        open_tab.press("s")
+        open_tab.until("document.getElementById('toasts').innerText.startsWith('Snapshot asked')")
+        assert open_tab.run("document.getElementById('toasts').children.length") == 1
+
+
+@pytest.mark.parametrize("size", [(390, 844), (844, 390)], ids=["upright", "across"])
+def test_on_a_phone_the_status_stays_however_far_it_is_scrolled(
+    open_tab: Tab, feed: Feed, size: tuple[int, int]
+) -> None:
+    scroller = "document.querySelector(innerWidth < innerHeight ? 'main' : 'aside')"
+    feed.status = Status("NO SIGNAL", "unplugged")
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url, size)
+        open_tab.until(kind_is("NO SIGNAL"))
+        open_tab.run(f"{scroller}.scrollTop = 1e6; 1")
+        assert open_tab.run(f"{scroller}.scrollTop") > 60, "there is more than the window holds"
+        seen = """((name) => { const b = document.getElementById(name).getBoundingClientRect();
+            return document.elementFromPoint(b.left + b.width / 2, b.top + b.height / 2)?.id; })"""
+        assert open_tab.run(f"{seen}('kind')") == "kind"
+        assert open_tab.run(f"{seen}('detail')") == "detail"
+
+
+def test_a_note_is_written_beside_the_picture(open_tab: Tab, feed: Feed) -> None:
+    with Watch(feed.board) as watch:
+        for size in ((1366, 768), (390, 844)):
+            open_tab.open(watch.url, size)
+            open_tab.until(PICTURE)
+            open_tab.press("n")
+            open_tab.until("document.getElementById('noting').open")
+            assert open_tab.run(
+                """(({left, top}, {right, bottom}) => left >= right || top >= bottom)(
+                    document.getElementById('noting').getBoundingClientRect(),
+                    picture.getBoundingClientRect())"""
+            )

@@ -444,6 +444,55 @@ def test_the_end_of_the_session_is_told_while_the_page_is_still_served() -> None
         assert header["picture"] == "none"
 
 
+def test_a_fault_while_it_serves_is_kept_and_the_rest_is_served(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: Board) -> bool:
+        raise KeyError("a bug")
+
+    board = Board()
+    board.show(shown(1))
+    monkeypatch.setattr("ccdstream.live.serve.healthy", broken)
+    with Watch(board) as watch:
+        assert watch.failed is None
+        assert [get(watch, "/healthz")[0] for _ in range(3)] == [500] * 3
+        with watching(watch) as watcher:
+            watcher.until("picture", "new")
+        while watch.failed is None:  # the answer may be out before the fault is noted
+            time.sleep(0.001)
+    assert "KeyError: 'a bug' (test_live_serve.py, line " in watch.failed
+    assert "in broken" in watch.traceback
+    assert "Traceback" not in capfd.readouterr().err, "told once, by the session"
+
+
+def test_a_fault_in_what_a_browser_is_told_closes_that_connection_and_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise ValueError("no JPEG")
+
+    board = Board()
+    board.show(shown(1))
+    monkeypatch.setattr("ccdstream.live.serve.jpeg_of", broken)
+    with Watch(board) as watch:
+        with watching(watch) as watcher, pytest.raises(ConnectionClosed) as ended:
+            for _ in range(100):
+                watcher.channel.recv(timeout=30)
+        assert ended.value.rcvd is not None and ended.value.rcvd.code == 1011
+        assert get(watch, "/healthz")[0] == 200
+    assert watch.failed is not None and "no JPEG" in watch.failed
+
+
+def test_a_server_that_ends_by_itself_is_told() -> None:
+    with Watch(Board()) as watch:
+        watch._end()  # as after a fault of its own
+        watch._threads[0].join(30)
+        assert watch.failed is not None and "The page is gone." in watch.failed
+    with Watch(Board()) as watch:
+        pass
+    assert watch.failed is None, "it was told to"
+
+
 def test_an_error_in_the_block_is_the_one_that_comes_out() -> None:
     with pytest.raises(KeyError, match="mine"), Watch(Board()):
         raise KeyError("mine")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ccdstream.errors import EngineError
 from ccdstream.frames import Frame, Fused
 from ccdstream.history import STATES
 from ccdstream.live.board import Board, Request
+from ccdstream.live.failures import Failures
 from ccdstream.live.records import Event, Shown
 from ccdstream.live.session import LiveOptions, LiveResult, StreamClock, run_live
 from ccdstream.render import with_heat
@@ -69,12 +71,13 @@ class ListRecorder:
 
     def __init__(self) -> None:
         self.failed: str | None = None
+        self.traceback = ""
         self.dropped = self.pauses = 0
         self.full = False
         self.frames: list[Frame] = []
         self.told: list[tuple[str, int]] = []
 
-    def write(self, frame: Frame) -> bool:
+    def write(self, frame: Frame, sample_aspect_ratio: Fraction | None = None) -> bool:
         if self.full:
             self.failed = "cannot write x.mp4: No space left on device."
             return False
@@ -134,7 +137,10 @@ class Session:
             source=self.source,
             on_event=self.events.append,
             on_alert=self.alerts.append,
-            on_failed=lambda name, why: self.failed.append((name, why)),
+            failures=Failures(
+                on_event=self.events.append,
+                on_failed=lambda name, why: self.failed.append((name, why)),
+            ),
             **options,
         )
         self._threads = [
@@ -406,6 +412,81 @@ def test_a_full_disk_ends_the_recording_and_not_the_session(bundle: Bundle, whic
     assert len(result.failures) == 1 and live.failed == list(result.failures.items())
     assert "No space left" in next(iter(result.failures.values()))
     assert "No space left" in live.board.facts()["recording_failed"]
+
+
+@pytest.mark.parametrize("which", ["overlay", "source"])
+def test_a_recording_with_a_bug_is_told_once_and_the_session_goes_on(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    with session(bundle) as live:
+
+        def broken(*_: object) -> bool:
+            raise KeyError("a bug")
+
+        monkeypatch.setattr(getattr(live, which), "write", broken)
+        for _ in range(3):
+            live.feed(DARK)
+        result = live.end()
+    assert result.counts.analysed == 3 and result.ended == "end of the source"
+    name = f"{which} recording"
+    assert list(result.failures) == [name] and live.failed[0][0] == name and len(live.failed) == 1
+    assert "KeyError: 'a bug' (test_live_session.py, line " in result.failures[name]
+    assert "in broken" in result.tracebacks[name]
+    (event,) = (event for event in live.events if event.kind == "part_failed")
+    assert event.data["part"] == name and "in broken" in event.data["traceback"]
+
+
+def test_what_fails_beside_the_session_is_told_once_and_not_as_a_recording(bundle: Bundle) -> None:
+    class Page:
+        failed: str | None = None
+        traceback = "the traceback"
+
+    page = Page()
+    with session(bundle, beside={"page": page}) as live:
+        live.feed(DARK)
+        page.failed = "the page is gone."
+        live.feed(DARK)
+        result = live.end()
+    assert result.failures == {"page": "the page is gone."}
+    assert result.tracebacks == {"page": "the traceback"}
+    assert live.failed == [("page", "the page is gone. live.run.json keeps the traceback.")]
+    facts = live.board.facts()
+    assert facts["failed"] == "page: the page is gone." and facts["recording_failed"] is None
+    assert live.kinds().count("part_failed") == 1
+
+
+def test_a_snapshot_with_a_bug_is_told_and_the_session_goes_on(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> bytes:
+        raise ValueError("no JPEG")
+
+    with session(bundle, folder=tmp_path) as live:
+        live.feed(DARK)
+        monkeypatch.setattr("ccdstream.live.session.jpeg_of", broken)
+        live.board.ask(Request("snapshot"))
+        while "snapshot" not in live.kinds():
+            time.sleep(0.001)
+        live.feed(DARK)
+        live.end()
+    (event,) = (event for event in live.events if event.kind == "snapshot")
+    assert "no JPEG" in event.data["failed"] and "in broken" in event.data["traceback"]
+    assert "traceback" not in live.board.facts()["snapshot"]
+
+
+def test_a_note_is_of_the_moment_that_it_was_begun_at(bundle: Bundle) -> None:
+    with session(bundle) as live:
+        first, _, last = (live.feed(DARK) for _ in range(3))
+        begun_s = first.frame.seconds
+        live.board.ask(Request("mark", "look", begun_s))
+        live.board.ask(Request("mark", "", begun_s + 1e6))  # of a session before
+        while live.kinds().count("mark") < 2:
+            time.sleep(0.001)
+        live.end()
+    told, odd = (event for event in live.events if event.kind == "mark")
+    assert told.stream_s == begun_s
+    assert told.wall_s == pytest.approx(first.wall_s, abs=0.1)
+    assert odd.stream_s == last.frame.seconds
 
 
 def test_what_a_watcher_asks_for_becomes_events_and_a_file(bundle: Bundle, tmp_path: Path) -> None:

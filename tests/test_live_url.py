@@ -411,3 +411,10 @@ def test_filters_that_give_no_picture_are_told_at_once() -> None:
     lavfi_source("testsrc2=size=64x48:rate=25", Wanted()).check()
     with pytest.raises(VideoOpenError, match="Check its filters"):
         lavfi_source("no_such_filter", Wanted()).check()
+
+
+@pytest.mark.parametrize("ratio", [Fraction(1), Fraction(64, 45)])
+def test_the_shape_of_the_pixels_is_told(ratio: Fraction) -> None:
+    source = lavfi_source(f"testsrc2=size=64x48:rate=50,setsar={ratio}", Wanted())
+    with source.connect() as stream:
+        assert stream.mode.sample_aspect_ratio == ratio

@@ -60,6 +60,29 @@ def test_where_there_can_be_no_window_it_says_why_and_what_to_do(
         Window(Board()).__enter__()
 
 
+def test_a_window_that_fails_is_told_and_nothing_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        if _[1].status.kind == "READY":  # type: ignore[attr-defined]
+            raise RuntimeError("the screen is gone")
+
+    board = Board()
+    for name in ("namedWindow", "resizeWindow", "imshow", "destroyWindow"):
+        monkeypatch.setattr(cv2, name, lambda *_: None)
+    monkeypatch.setattr(cv2, "waitKey", lambda _: -1)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
+    monkeypatch.setattr("ccdstream.live.window.no_screen", str)
+    monkeypatch.setattr("ccdstream.live.window.picture_of", broken)
+    with Window(board) as window:
+        assert window.failed is None
+        board.show(shown(126, Status("READY")))
+        window._thread.join(30)
+        assert window.failed is not None and "the screen is gone" in window.failed
+        assert not window.closed, "the session goes on"
+    assert "in broken" in window.traceback
+
+
 @pytest.fixture
 def screen(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """(DISPLAY, file with its pixels) of an empty screen."""

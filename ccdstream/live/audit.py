@@ -73,6 +73,7 @@ def live_record(
         "timing": {"wall_s": result.wall_s, "stream_s": result.stream_s},
         "recording": recording,
         "failures": dict(result.failures),
+        "tracebacks": dict(result.tracebacks),
         "warnings": list(warnings),
         "outputs": sorted(outputs),
     }

@@ -93,7 +93,8 @@ class Capture:
         first_retry_s, longest_retry_s: waiting time before the first retry after a frame came,
             doubled each time up to the longest.
         on_event: told what happened, in order, by `newest` and on leaving, in the caller's own
-            thread. Events: connected (connection, source, size, rate, pixel_format, through),
+            thread. Events: connected (connection, source, size, rate, pixel_format, through,
+            sample_aspect_ratio),
             gap_opened (cause), gap_closed (cause, start_s, end_s), size_changed (before, after).
     """
 
@@ -357,6 +358,7 @@ class Capture:
             rate=None if mode.rate is None else float(mode.rate),
             pixel_format=mode.pixel_format,
             through=mode.through,
+            sample_aspect_ratio=str(mode.sample_aspect_ratio),
         )
 
     # -- watching: one thread ---------------------------------------------------------------------

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ccdstream.engine.select import SelectedEngine
     from ccdstream.live.board import Board
     from ccdstream.live.camera import Camera
+    from ccdstream.live.failures import Failures
     from ccdstream.live.latency import StageDelays
     from ccdstream.live.log import EventLog
     from ccdstream.live.record import Recorder
@@ -239,12 +240,13 @@ class _Session:
         from ccdstream.live.audit import live_record
         from ccdstream.live.board import Board
         from ccdstream.live.capture import Capture
+        from ccdstream.live.failures import Beside, Failures, bug
         from ccdstream.live.gallery import LiveGallery
         from ccdstream.live.journal import Journal
         from ccdstream.live.log import EventLog
         from ccdstream.live.records import Event
         from ccdstream.live.report import Story, write_live_page
-        from ccdstream.live.session import StreamClock, run_live
+        from ccdstream.live.session import OVERLAY, SOURCE, StreamClock, run_live
         from ccdstream.render import with_heat
         from ccdstream.report.audit import LIVE_SCHEMA, write_audit
 
@@ -277,23 +279,32 @@ class _Session:
 
             def keep(event: Event) -> None:
                 journal.event(event)
-                story.event(event)
+                with failures.spare("contents of the report", "The report lacks an event."):
+                    story.event(event)
 
             def alert_closed(alert: "Alert") -> None:
-                story.alert(alert)
+                with failures.spare("contents of the report", "The report lacks an alert."):
+                    story.alert(alert)
                 told.alert(alert)
 
             log = EventLog(keep, told.event)
+            failures = Failures(on_event=log, on_failed=told.failed)
             ended = {"by": "an error"}
             stack.callback(
                 lambda: log(Event("session_ended", time.time(), clock.stream_s, dict(ended)))
             )
-            overlay, source = self._recorders(stack, log)
-            stack.callback(board.close)
+            parts = stack.enter_context(ExitStack())
+            overlay, source = self._recorders(parts, log)
+            parts.callback(board.close)
             board.tell(self._facts())
-            page = self._page(stack, board)
-            window = self._window(stack, board)
-            stack.enter_context(gallery)
+            page = self._page(parts, board)
+            window = self._window(parts, board)
+            parts.enter_context(gallery)
+            beside: dict[str, Beside | None] = {
+                "pictures of the report": gallery,
+                "page": page,
+                "window": window,
+            }
             log(Event("session_started", time.time(), 0.0, {"source": self.source.name}))
             told.started(self.bundle, self.engine, page.urls if page else [])
             capture = Capture(self.source, timeout_s=self.timeout_s, on_event=log)
@@ -309,23 +320,23 @@ class _Session:
                 source=source,
                 folder=self.folder / "snapshots",
                 gallery=gallery,
+                beside={name: part for name, part in beside.items() if part is not None},
+                failures=failures,
                 stopped=lambda: stopped() or (window is not None and window.closed),
                 on_event=log,
                 on_alert=alert_closed,
-                on_failed=told.failed,
                 on_count=told.count,
             )
             mode = capture.mode
             board.close()  # whoever watches learns it before the files are finished
             ended["by"] = result.ended
-        for name, writer in (
-            ("overlay recording", overlay),
-            ("source recording", source),
-            ("journal", journal),
-        ):
-            if writer is not None and writer.failed and name not in result.failures:
-                result.failures[name] = writer.failed  # while the last files were finished
-                told.failed(name, writer.failed)
+            parts.close()
+            beside |= {OVERLAY: overlay, SOURCE: source}
+            for name, part in beside.items():  # while the last files were finished
+                if part is not None:
+                    failures.look(name, part, has_event=name in (OVERLAY, SOURCE))
+        if journal.failed:
+            failures.add("journal", journal.failed, has_event=True)
         record = live_record(
             result,
             command=self.command,
@@ -341,22 +352,34 @@ class _Session:
             recording=self.recording.as_dict(),
         )
         page_path = self.folder / f"{STEM}.report.html"
-        unwritten = ""
         try:
             write_live_page(page_path, record, story, gallery)
             record["outputs"] = sorted([*record["outputs"], page_path.name])
         except OutputError as error:
-            record["failures"]["report.html"] = result.failures["report.html"] = str(error)
-            unwritten = str(error)
+            self._unwritten(failures, "report.html", str(error))
+        except Exception as error:  # not swallowed: told, and kept with its traceback
+            self._unwritten(failures, "report.html", *bug(error, "There is no report."))
+        record |= {"failures": failures.reasons, "tracebacks": failures.tracebacks}
         try:
             write_audit(self.folder / f"{STEM}.run.json", record, schema=LIVE_SCHEMA)
         except OutputError as error:
-            result.failures["run.json"] = str(error)
-            unwritten = unwritten or str(error)
-        if unwritten:  # of a full disk one line is enough; the summary names both
-            say(f"error: {unwritten}", red=True)
+            if "report.html" in failures.reasons:  # of a full disk one line is enough
+                failures.reasons["run.json"] = str(error)
+                say(failures.tracebacks.get("report.html", ""))
+            else:
+                self._unwritten(failures, "run.json", str(error))
         self._sum_up(result)
         return bool(result.failures)
+
+    def _unwritten(self, failures: "Failures", name: str, why: str, trace: str = "") -> None:
+        """Tell what cannot be written at the end, when there is no journal any more."""
+        from ccdstream.live.journal import event_line
+        from ccdstream.live.records import Event
+
+        failures.add(name, why, trace, has_event=True)
+        if self.log_json:
+            data = {"part": name, "reason": why} | ({"traceback": trace} if trace else {})
+            say(event_line(Event("part_failed", time.time(), failures.stream_s(), data)))
 
     def _recorders(
         self, stack: ExitStack, log: "EventLog"
@@ -472,7 +495,7 @@ def _warnings(result: "LiveResult", options: "LiveOptions") -> list[str]:
 class _Told:
     """What is printed while a session runs."""
 
-    _SAID = ("connected", "gap_opened", "size_changed", "snapshot")
+    _SAID = ("connected", "gap_opened", "size_changed", "snapshot", "mark")
 
     def __init__(
         self,
@@ -519,7 +542,8 @@ class _Told:
         if event.kind == "connected":
             first, self.connected = not self.connected, True
             mode = _mode(data)
-            self._board.tell({"mode": mode})
+            pixel = float(Fraction(data["sample_aspect_ratio"]))
+            self._board.tell({"mode": mode, "sample_aspect_ratio": pixel})
         if self._silent or event.kind not in self._SAID:
             return
         match event.kind:
@@ -527,6 +551,9 @@ class _Told:
                 text = f"{self._source}: {mode}"
                 if first:  # from now on there are some
                     text += f"\nresults: {show_path(self._folder)}"
+            case "mark":
+                note = f", {data['note']}" if "note" in data else ""
+                text = f"mark: {timecode(event.stream_s)}{note}"
             case "snapshot" if "failed" in data:
                 text = f"warning: no snapshot: {data['failed']}"
             case "snapshot":
@@ -575,7 +602,9 @@ def _mode(data: Mapping[str, Any]) -> str:
     """What was negotiated, from the data of a "connected"."""
     height, width = data["size"]
     rate = "rate not told" if data["rate"] is None else f"{data['rate']:g} frames/s"
-    return f"{width}x{height}, {rate}, {data['pixel_format']}, through {data['through']}"
+    pixel = data["sample_aspect_ratio"]
+    shape = "" if pixel == "1" else f", pixels {pixel}"
+    return f"{width}x{height}{shape}, {rate}, {data['pixel_format']}, through {data['through']}"
 
 
 def devices(as_json: Json = False) -> None:

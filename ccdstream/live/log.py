@@ -20,7 +20,7 @@ class EventLog:
     def __init__(self, keep: Callable[[Event], None], tell: Callable[[Event], None]) -> None:
         self._keep = keep
         self._tell = tell
-        self._alone = threading.Lock()
+        self._alone = threading.RLock()  # whoever keeps one may have to tell that it failed
         self.gaps: list[Gap] = []
         """The first `MOST_GAPS`; the last may be open still."""
 

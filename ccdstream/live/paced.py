@@ -47,6 +47,7 @@ class _Playing:
             rate=source.average_rate,
             pixel_format=source.pix_fmt,
             through="FFmpeg, at the recording's own rate",
+            sample_aspect_ratio=source.sample_aspect_ratio,
         )
         self._frames: Iterator[Frame | DeviceFrame] = iter(source)
         self._pace = pace

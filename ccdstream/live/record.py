@@ -17,7 +17,7 @@ What is told, and the data of each:
     segment_closed    file, cause (of the next segment, or "end"), start_s, end_s, frames, bytes
     clip_written      alert, file, start_s, end_s, frames, cut_short (it ends before its `post_s`)
     recorder_failed   recorder (its stem), reason; with a segment open file and kept_to_s, the
-                      stream time up to which it can be played
+                      stream time up to which it can be played; traceback where it is a bug
 """
 
 import glob
@@ -42,6 +42,7 @@ from ccdstream.encode import cannot_write, keep_name, part_of, planar, tag_colou
 from ccdstream.errors import OutputError, show_path
 from ccdstream.frames import Colour, Frame
 from ccdstream.live.append import Appended, OpenFile, new_file
+from ccdstream.live.failures import bug
 from ccdstream.live.records import TIME_BASE, Event
 
 KEYFRAME_S = 1.0
@@ -344,7 +345,7 @@ class Recorder:
         stem: segments are called `STEM.000.mp4`, `STEM.001.mp4` and so on.
         size, colour: of the first frame, (height, width) in pixels. An odd size is made even by
             repeating the last row or column.
-        sample_aspect_ratio: width of a pixel by its height, for every size.
+        sample_aspect_ratio: width of a pixel by its height, until `write` says another.
         rate_hint: frames a second, about.
         segment_s: a new file begins with the first keyframe after this time; None: never.
         clips: what to write around alerts, as `clips/alert-NNN.mp4`; None: nothing.
@@ -361,6 +362,7 @@ class Recorder:
         dropped: how many were left out because the encoder was behind.
         pauses: how often no frame came for longer than `GAP_S`, and then one did.
         failed: why nothing is recorded any more, in a sentence; None while all is well.
+        traceback: of the bug that it failed by; empty where it is none.
 
     Raises:
         OutputError: on entering, files of this name are there already, or none can be made.
@@ -407,6 +409,7 @@ class Recorder:
         self.dropped = 0
         self.pauses = 0
         self.failed: str | None = None
+        self.traceback = ""
         self._segment_ticks = None if segment_s is None else round(segment_s / TIME_BASE)
         self._rule = clips
         self._has_segments = segments
@@ -419,7 +422,6 @@ class Recorder:
         self._tasks: deque[tuple[bool, Callable[[], None]]] = deque()  # (is a frame, what to do)
         self._waiting = 0  # frames among them
         self._over = False
-        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"record {stem}", daemon=True)
         self._written: int | None = None  # pts of the last frame that was given
         # of the recorder's thread
@@ -460,11 +462,12 @@ class Recorder:
             self._over = True
             self._changed.notify_all()
         self._thread.join()
-        if self._error is not None:
-            raise self._error
 
-    def write(self, frame: Frame) -> bool:
+    def write(self, frame: Frame, sample_aspect_ratio: Fraction | None = None) -> bool:
         """Take a frame to record. Never blocks; the planes are copied, and may change afterwards.
+
+        Args:
+            sample_aspect_ratio: width of a pixel by its height; None: as it was.
 
         Returns:
             False where the frame is left out: the encoder is behind, or the recording has failed.
@@ -484,7 +487,8 @@ class Recorder:
         self._written = pts
         picture = planar(frame)
         picture.pts, picture.time_base = pts, TIME_BASE
-        self._ask(partial(self._encode, picture, frame.colour), is_frame=True)
+        task = partial(self._encode, picture, frame.colour, sample_aspect_ratio)
+        self._ask(task, is_frame=True)
         return True
 
     def alert_opened(self, number: int, stream_s: float) -> None:
@@ -529,9 +533,8 @@ class Recorder:
             self._fail(str(error))
         except av.FFmpegError as error:
             self._fail(f"x264 failed: {error.strerror or error}.")
-        except BaseException as error:  # not swallowed: leaving the block raises it
-            self._error = error
-            self._fail(f"{type(error).__name__}: {error}.")
+        except Exception as error:  # not swallowed: told, and `failed` is looked at
+            self._fail(*bug(error, ""))
         finally:
             self._close_encoder()
 
@@ -545,14 +548,17 @@ class Recorder:
             self._waiting -= is_frame
             return task
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, trace: str = "") -> None:
         """Give up recording, and leave what is whole."""
         with self._changed:
-            self.failed = f"{reason} The recording stops here; the session goes on."
+            self.traceback = trace
+            self.failed = f"{reason.strip()} The recording stops here; the session goes on."
             self._tasks.clear()
             self._waiting = 0
         segment, self._segment = self._segment, None
         data: dict[str, Any] = {"recorder": self.stem, "reason": self.failed}
+        if trace:
+            data["traceback"] = trace
         if segment is not None:
             segment.abandon()
             data |= {"file": segment.path.name, "kept_to_s": _seconds(segment.kept)}
@@ -567,12 +573,20 @@ class Recorder:
 
     # -- encoding -------------------------------------------------------------------------------
 
-    def _encode(self, picture: VideoFrame, colour: Colour) -> None:
+    def _encode(self, picture: VideoFrame, colour: Colour, ratio: Fraction | None) -> None:
         pts = picture.pts
         assert pts is not None
-        coding = replace(self._coding, size=(picture.height, picture.width), colour=colour)
-        if coding != self._coding:
-            self._end_stretch("size" if coding.size != self._coding.size else "colour")
+        before = self._coding
+        coding = replace(
+            before,
+            size=(picture.height, picture.width),
+            colour=colour,
+            sample_aspect_ratio=ratio or before.sample_aspect_ratio,
+        )
+        if coding != before:
+            self._end_stretch(
+                "size" if replace(coding, colour=before.colour) != before else "colour"
+            )
         elif self._newest is not None and pts - self._newest > _ticks(GAP_S):
             self.pauses += 1
             self._end_stretch("pause")

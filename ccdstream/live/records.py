@@ -28,6 +28,8 @@ class Mode:
     """In the source's own words, such as "mjpeg" or "yuyv422"."""
     through: str
     """What reads it, such as "FFmpeg v4l2" or "OpenCV V4L2"."""
+    sample_aspect_ratio: Fraction = Fraction(1)
+    """Width of a pixel by its height; 1 where the source does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ class Event:
     kind: str
     """session_started, connected, gap_opened, gap_closed, size_changed, alert_opened, alert_closed,
     segment_opened, segment_closed, clip_written, mark, snapshot, recorder_failed, journal_failed,
-    lag_opened, lag_closed, session_ended."""
+    part_failed, lag_opened, lag_closed, session_ended."""
     wall_s: float
     stream_s: float
     data: Mapping[str, Any] = field(default_factory=dict)

@@ -225,7 +225,8 @@ def write_live_page(path: Path, record: Mapping[str, Any], story: Story, gallery
     last_s = record["timing"]["stream_s"]
     last_s = max(last_s, story.end(ended.timestamp(), last_s))
     gallery.line.reach(last_s)
-    height, width = (record["source"]["mode"] or {"size": (576, 720)})["size"]
+    mode = record["source"]["mode"] or {"size": (576, 720), "sample_aspect_ratio": "1/1"}
+    height, width = mode["size"]
     counts = record["counts"]
     warnings = [f"{name}: {why}" for name, why in record["failures"].items()]
     if not counts["captured"]:
@@ -236,7 +237,7 @@ def write_live_page(path: Path, record: Mapping[str, Any], story: Story, gallery
             "file": record["source"]["name"],
             "width": width,
             "height": height,
-            "sample_aspect_ratio": "1/1",
+            "sample_aspect_ratio": mode["sample_aspect_ratio"],
         },
         "counts": {
             "frames": counts["analysed"],

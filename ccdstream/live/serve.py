@@ -28,7 +28,6 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ccdstream import __version__
@@ -37,7 +36,8 @@ from ccdstream.history import STATES
 from ccdstream.jpeg import jpeg_of
 from ccdstream.live.addresses import own_addresses
 from ccdstream.live.board import Board, Request
-from ccdstream.live.guard import Guard, machine_names
+from ccdstream.live.failures import bug
+from ccdstream.live.guard import App, Guard, Receive, Scope, Send, machine_names
 from ccdstream.live.metrics import (
     CAPTURE_TO_SCREEN,
     PICTURES,
@@ -80,6 +80,11 @@ class Watch:
     """Serves the page while the block runs.
 
     On this machine alone, unless another address is named; then nothing is given without a token.
+    Once it serves, nothing that fails there is raised: the session goes on without it.
+
+    Attributes:
+        failed: the first that failed while it served; None while all is well.
+        traceback: of that; empty while all is well.
     """
 
     def __init__(
@@ -110,7 +115,12 @@ class Watch:
         self._threads: list[threading.Thread] = []
         self._end: Callable[[], None] = lambda: None
         self._ending = threading.Event()
-        self._failed: BaseException | None = None
+        self._leaving = False
+        """Whether the block is being left: the server ends by itself for no other reason."""
+        self._noting = threading.Lock()
+        self.failed: str | None = None
+        self.traceback = ""
+        self._error: BaseException | None = None
         # below, for the event loop's thread alone
         self._watchers: set[_Watcher] = set()
         self._jpeg: tuple[int, asyncio.Future[bytes]] | None = None
@@ -133,6 +143,7 @@ class Watch:
 
         Raises:
             OutputError: it cannot listen there.
+            RuntimeError: the server does not start.
         """
         import uvicorn
 
@@ -149,7 +160,7 @@ class Watch:
             cookie=f"ccdstream_live_{port}",  # cookies are shared by all ports of a host
         )
         config = uvicorn.Config(
-            guarded,
+            self._noted(guarded),
             ws="websockets-sansio",
             ws_max_size=_BIGGEST_MESSAGE,
             ws_per_message_deflate=False,  # JPEG does not get smaller
@@ -170,8 +181,12 @@ class Watch:
         def serve() -> None:
             try:
                 server.run(sockets=[self._socket] if self._socket else None)
-            except BaseException as error:  # told where the block is entered or left
-                self._failed = error
+            except BaseException as error:  # not swallowed: raised on entering, or `failed` says it
+                self._error = error
+                self._note(error, "The page is gone.")
+            else:
+                if not self._leaving:
+                    self._note(RuntimeError("the server ended by itself"), "The page is gone.")
             finally:
                 ready.set()
 
@@ -182,22 +197,23 @@ class Watch:
         self._encoder = ThreadPoolExecutor(1, "page-jpeg")
         self._threads = [threading.Thread(target=serve, name="page", daemon=True)]
         self._threads[0].start()
-        if not ready.wait(_START_S) or self._failed is not None:
+        if not ready.wait(_START_S) or self._error is not None:
             self._close()
-            raise RuntimeError("the page's server did not start") from self._failed
+            raise RuntimeError("the page's server did not start") from self._error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
-        if self._failed is not None and error is None:
-            raise self._failed
+
+    def _note(self, error: BaseException, lacking: str) -> None:
+        """Something failed; the first of it is kept."""
+        with self._noting:
+            if self.failed is None:
+                why, self.traceback = bug(error, lacking)
+                self.failed = why  # last: whoever sees it finds the other
 
     def _close(self) -> None:
+        self._leaving = True
         self._ending.set()
         self._end()
         for thread in self._threads:
@@ -206,6 +222,22 @@ class Watch:
             self._encoder.shutdown()
         if self._socket is not None:
             self._socket.close()
+
+    def _noted(self, app: App) -> App:
+        """Have what fails in an answer told once, and not printed by the server at each request."""
+
+        async def noted(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except Exception as error:
+                if scope["type"] == "lifespan":
+                    raise
+                self._note(error, "The page may lack something.")
+                if scope["type"] == "websocket":
+                    with suppress(Exception):  # the browser may be gone, or was told already
+                        await send({"type": "websocket.close", "code": 1011, "reason": "a fault"})
+
+        return noted
 
     # -- the application ------------------------------------------------------------------------
 
@@ -272,12 +304,17 @@ class Watch:
                 number = number if shown is None else shown.number
             loop.call_soon_threadsafe(self._wake)
             now_s = time.monotonic()
-            if now_s - counted_s >= COUNTERS_EVERY_S:
+            if now_s - counted_s < COUNTERS_EVERY_S:
+                continue
+            counted_s = now_s
+            try:
                 counts: dict[str, float] = {WATCHERS: len(self._watchers), PICTURES: self._pictures}
                 counts |= delay_figures(CAPTURE_TO_SCREEN, list(self._screen_s))
                 if counts != counted:
                     self._board.count(counts)
-                counted_s, counted = now_s, counts
+                counted = counts
+            except Exception as error:  # not swallowed; the pictures go on
+                self._note(error, "Figures are missing on the page.")
 
     def _wake(self) -> None:
         for watcher in self._watchers:
@@ -286,7 +323,7 @@ class Watch:
     # -- one watcher ----------------------------------------------------------------------------
 
     async def _watch(self, websocket: "WebSocket") -> None:
-        from starlette.websockets import WebSocketDisconnect
+        from starlette.websockets import WebSocketDisconnect, WebSocketState
 
         await websocket.accept()
         if len(self._watchers) >= MOST_WATCHERS:
@@ -306,8 +343,12 @@ class Watch:
                 task.cancel()
             ends = await asyncio.gather(*both, return_exceptions=True)
         for error in ends:
-            if isinstance(error, Exception) and not isinstance(error, WebSocketDisconnect):
-                raise error
+            if not isinstance(error, Exception) or isinstance(error, WebSocketDisconnect):
+                continue
+            over = websocket.application_state is WebSocketState.DISCONNECTED
+            if over and isinstance(error, RuntimeError):
+                continue  # one of the two had closed it while the other was to send
+            raise error
 
     async def _receive(self, websocket: "WebSocket", watcher: "_Watcher") -> None:
         while True:

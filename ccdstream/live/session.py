@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +29,8 @@ from ccdstream.bundle import Bundle
 from ccdstream.engine.base import Engine
 from ccdstream.frames import Colour, Frame, Fused
 from ccdstream.jpeg import jpeg_of
-from ccdstream.live.board import Board
+from ccdstream.live.board import Board, Request
+from ccdstream.live.failures import Beside, Failures, bug
 from ccdstream.live.latency import StageDelays
 from ccdstream.live.records import TIME_BASE, Captured, Event, Mode
 from ccdstream.live.screen import Analysed, Screen
@@ -48,6 +51,8 @@ _to_overlay: until its overlay is on the board; _to_plain: until it is there wit
 POLL_S = 0.1
 """How soon a session without frames notices that it is to end, or what is asked of it."""
 COUNT_EVERY_S = 0.5
+OVERLAY, SOURCE = "overlay recording", "source recording"
+"""What they are called where they fail."""
 
 
 class CaptureLike(AbstractContextManager[Any], Protocol):
@@ -84,16 +89,14 @@ class JournalLike(Protocol):
     def alert(self, alert: Alert) -> None: ...
 
 
-class RecordingLike(Protocol):
+class RecordingLike(Beside, Protocol):
     """A video that a session leaves. None of it blocks or raises."""
 
     @property
     def dropped(self) -> int: ...
     @property
     def pauses(self) -> int: ...
-    @property
-    def failed(self) -> str | None: ...
-    def write(self, frame: Frame) -> bool: ...
+    def write(self, frame: Frame, sample_aspect_ratio: Fraction | None = None) -> bool: ...
     def alert_opened(self, number: int, stream_s: float) -> None: ...
     def alert_closed(self, number: int, stream_s: float) -> None: ...
 
@@ -179,7 +182,9 @@ class LiveResult:
     ended: str = ""
     """Why: "stopped", "end of the source", "duration"."""
     failures: dict[str, str] = field(default_factory=dict)
-    """What could not be written, and why; empty where all is well."""
+    """What could not be written, or was not there any more, and why; empty where all is well."""
+    tracebacks: dict[str, str] = field(default_factory=dict)
+    """Of failures that are bugs."""
 
 
 def run_live(
@@ -195,10 +200,11 @@ def run_live(
     source: RecordingLike | None = None,
     folder: Path | None = None,
     gallery: Gallery | None = None,
+    beside: Mapping[str, Beside] | None = None,
+    failures: Failures | None = None,
     stopped: Callable[[], bool] = lambda: False,
     on_event: Callable[[Event], None] = lambda _: None,
     on_alert: Callable[[Alert], None] = lambda _: None,
-    on_failed: Callable[[str, str], None] = lambda *_: None,
     on_count: Callable[[Counts, StageDelays], None] = lambda *_: None,
 ) -> LiveResult:
     """Analyse what a capture gives until it is over, `stopped` says so, or the duration is.
@@ -211,9 +217,10 @@ def run_live(
         overlay, source: recordings of what is shown, and of what was captured.
         folder: of snapshots; None: none can be taken.
         gallery: given every frame that was analysed, and the alerts.
+        beside: more that the session goes on without, by name, to look whether it has failed.
+        failures: told what fails so; None for one that tells `on_event`.
         on_event: told what happens, also in the screen's thread.
         on_alert: told of each as it closes.
-        on_failed: told once what cannot be written any more, and why.
         on_count: told twice a second how far the session is.
 
     Raises:
@@ -222,28 +229,41 @@ def run_live(
     settle()
     recordings = {
         name: recording
-        for name, recording in (("overlay recording", overlay), ("source recording", source))
+        for name, recording in ((OVERLAY, overlay), (SOURCE, source))
         if recording is not None
     }
     _warm_up(bundle, engine)
-    result = LiveResult(StageDelays(STAGES), started_wall_s=time.time())
+    failures = failures or Failures(on_event=on_event)
+    failures.stream_s = lambda: clock.stream_s
+    result = LiveResult(
+        StageDelays(STAGES),
+        started_wall_s=time.time(),
+        failures=failures.reasons,
+        tracebacks=failures.tracebacks,
+    )
     analysis = _Analysis(bundle, engine, result.delays, gallery)
+
+    def keep(name: str, recording: RecordingLike, frame: Frame) -> None:
+        with failures.spare(name, "A picture is not in it."):
+            mode = capture.mode
+            recording.write(frame, None if mode is None else mode.sample_aspect_ratio)
+
     screen = Screen(
         board,
         bound_s=options.max_latency_s,
         enter=bundle.alert["enter"],
         delays=result.delays,
         wall_of=clock.wall_of,
-        keep=overlay.write if overlay is not None else lambda _: None,
+        keep=partial(keep, OVERLAY, overlay) if overlay is not None else lambda _: None,
         on_event=on_event,
     )
     session = _Session(
-        result, capture, screen, board, clock, journal, recordings, folder, gallery, on_event,
-        on_alert, on_failed,
+        result, capture, screen, board, clock, journal, recordings, folder, gallery,
+        beside or {}, failures, on_event, on_alert,
     )  # fmt: skip
     capture.listen(screen.arrived)
     if source is not None:
-        capture.listen(lambda captured: source.write(captured.frame))
+        capture.listen(lambda captured: keep(SOURCE, source, captured.frame))
     began_s, counted_s = time.monotonic(), -math.inf
     duration_s = math.inf if options.duration_s is None else options.duration_s
     ends_s = math.inf
@@ -299,13 +319,16 @@ class _Session:
     recordings: Mapping[str, RecordingLike]
     folder: Path | None
     gallery: Gallery | None
+    beside: Mapping[str, Beside]
+    failures: Failures
     on_event: Callable[[Event], None]
     on_alert: Callable[[Alert], None]
-    on_failed: Callable[[str, str], None]
     opened: int = 0
     """Number of the newest alert."""
     snapshots: int = 0
     """That were asked for."""
+    told: int = 0
+    """How many failures the board knows of."""
 
     def tell(self, kind: str, **data: Any) -> None:
         """Something happened."""
@@ -356,13 +379,22 @@ class _Session:
         counts.dropped_recorder = sum(each.dropped for each in self.recordings.values())
         counts.pauses = sum(each.pauses for each in self.recordings.values())
         self.board.count({**counts.counters(), **self.result.delays.counters()})
-        failed = {"journal": self.journal.failed}
-        failed |= {name: recording.failed for name, recording in self.recordings.items()}
-        for name, why in failed.items():
-            if why and name not in self.result.failures:
-                self.result.failures[name] = why
-                self.on_failed(name, why)
-                self.board.tell({"recording_failed": " ".join(self.result.failures.values())})
+        failures = self.failures
+        if self.journal.failed is not None:
+            failures.add("journal", self.journal.failed, has_event=True)
+        for name, recording in self.recordings.items():
+            failures.look(name, recording, has_event=True)
+        for name, part in self.beside.items():
+            failures.look(name, part)
+        known = dict(failures.reasons)
+        if len(known) > self.told:
+            self.told = len(known)
+            recorded = {"journal", *self.recordings}
+            others = [f"{name}: {why}" for name, why in known.items() if name not in recorded]
+            lost = [why for name, why in known.items() if name in recorded]
+            self.board.tell(
+                {"recording_failed": " ".join(lost) or None, "failed": " ".join(others) or None}
+            )
 
     def answer_requests(self) -> None:
         """Do what watchers asked for: an event each, and a file for a snapshot."""
@@ -371,8 +403,16 @@ class _Session:
             if request.kind == "snapshot":
                 data |= self._snapshot()
                 self.snapshots += 1
-                self.board.tell({"snapshot": {"number": self.snapshots, **data}})
-            self.tell(request.kind, **data)
+                said = {key: data[key] for key in ("note", "file", "failed") if key in data}
+                self.board.tell({"snapshot": {"number": self.snapshots, **said}})
+            self.on_event(Event(request.kind, *self._moment_of(request), data))
+
+    def _moment_of(self, request: Request) -> tuple[float, float]:
+        """(`time.time()`, stream time) that it is about: a note is of when it was begun."""
+        now_s = self.clock.stream_s
+        if request.kind != "mark" or request.at_s is None or not 0 <= request.at_s <= now_s:
+            return time.time(), now_s
+        return self.clock.wall_of(request.at_s), request.at_s
 
     def _snapshot(self) -> dict[str, str]:
         shown = self.board.shown
@@ -384,6 +424,9 @@ class _Session:
             _write_whole(path, jpeg_of(shown.frame, quality=95))
         except OSError as error:
             return {"failed": error.strerror or str(error)}
+        except Exception as error:  # not swallowed: an event holds it
+            why, trace = bug(error, "")
+            return {"failed": why, "traceback": trace}
         return {"file": f"{path.parent.name}/{path.name}"}
 
 

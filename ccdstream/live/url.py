@@ -149,11 +149,15 @@ class _Stream:
         rate = exact(self._video.average_rate, Fraction(0)) or exact(
             self._video.guessed_rate, Fraction(0)
         )
+        orientation = Orientation.of(first)
+        sar = exact(self._video.sample_aspect_ratio, Fraction(1))
+        sar = sar if Fraction(1, 10) <= sar <= 10 else Fraction(1)
         self.mode = Mode(
-            size=Orientation.of(first).size((first.height, first.width)),
+            size=orientation.size((first.height, first.width)),
             rate=rate if 0 < rate <= 1000 else None,
             pixel_format=_pixel_format(self._video, first),
             through=through,
+            sample_aspect_ratio=1 / sar if orientation.transpose else sar,
         )
 
     def read(self) -> Frame | None:

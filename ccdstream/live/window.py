@@ -3,7 +3,6 @@
 import os
 import sys
 import threading
-from types import TracebackType
 from typing import Self
 
 import cv2
@@ -13,6 +12,7 @@ from ccdstream import NOTICE
 from ccdstream.errors import OutputError
 from ccdstream.frames import Frame
 from ccdstream.live.board import Board
+from ccdstream.live.failures import bug
 from ccdstream.live.records import Shown
 from ccdstream.view import rgb_of_frame
 
@@ -28,7 +28,12 @@ _POLL_S = 0.1
 class Window:
     """Shows what is on a board until the block is left; q, Escape or closing it says `closed`.
 
-    The window lives in a thread of its own, so a session that is held up does not freeze it.
+    The window lives in a thread of its own, so a session that is held up does not freeze it; and
+    where it fails, the session goes on without it.
+
+    Attributes:
+        failed: why it is not there any more; None while all is well.
+        traceback: of that; empty while all is well.
     """
 
     def __init__(self, board: Board) -> None:
@@ -37,6 +42,8 @@ class Window:
         self._ended = threading.Event()
         self._opened = threading.Event()
         self._error: BaseException | None = None
+        self.failed: str | None = None
+        self.traceback = ""
         self._size = _EMPTY
         self._thread = threading.Thread(target=self._run, name="window", daemon=True)
 
@@ -62,16 +69,9 @@ class Window:
             ) from self._error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        if self._error is not None and error is None:
-            raise self._error
 
     def _run(self) -> None:
         try:
@@ -85,8 +85,10 @@ class Window:
             finally:
                 cv2.destroyWindow(TITLE)
                 cv2.waitKey(1)
-        except BaseException as error:  # not swallowed: the block raises it
+        except BaseException as error:  # not swallowed: raised on entering, or `failed` says it
             self._error = error
+            why, self.traceback = bug(error, "The window is gone; end the session with Ctrl-C.")
+            self.failed = why  # last: whoever sees it finds the other
         finally:
             self._opened.set()
 

@@ -80,7 +80,7 @@ function showStatus() {
   const word = number ? `LAG ${number[1]}` : kind;
   say($("kind"), word);
   $("word").style.setProperty("--chars", word.length);
-  say($("detail"), number ? number[2] || "the analysis is later than its bound, its heat withdrawn" : cause);
+  say($("detail"), number ? number[2] || "the analysis is late, its heat withdrawn" : cause);
   say($("blank-kind"), kind);
   say($("blank-cause"), kind === "READY" ? "waiting for a picture" : cause);
   say($("meanwhile"), word);
@@ -186,12 +186,13 @@ async function draw(header, jpeg, receivedMs) {
       tooLate("this browser or the network is slow");
       return false;
     }
-    if (picture.width !== bitmap.width || picture.height !== bitmap.height) {
-      picture.width = bitmap.width;
+    const wide = Math.round(bitmap.width * (facts.sample_aspect_ratio ?? 1)); // pixels need not be square
+    if (picture.width !== wide || picture.height !== bitmap.height) {
+      picture.width = wide;
       picture.height = bitmap.height;
-      document.documentElement.style.setProperty("--aspect", (bitmap.width / bitmap.height).toFixed(4));
+      document.documentElement.style.setProperty("--aspect", (wide / bitmap.height).toFixed(4));
     }
-    pen.drawImage(bitmap, 0, 0);
+    pen.drawImage(bitmap, 0, 0, wide, bitmap.height);
     shownAt = header.stream_s;
     late = null;
     picture.hidden = false;
@@ -248,6 +249,7 @@ function showFacts(told) {
   say($("since"), told.started_wall ? `since ${wallOf(told.started_wall)}` : "");
   if (told.notice && told.notice !== before.notice) toast(told.notice);
   if (told.snapshot && "version" in before && told.snapshot.number !== before.snapshot?.number) showSnapshot(told.snapshot);
+  if (told.failed && told.failed !== before.failed) toast(told.failed, { bad: true, seconds: 30 });
   showRecording();
   guard(); // the bound may be another
   lineChanged = true;
@@ -656,13 +658,15 @@ document.addEventListener("visibilitychange", () => {
 
 /* -- what a watcher can do ----------------------------------------------------------------------- */
 
+/** Tell what became of something: the newest alone, beside what stays until the page is left. */
 function toast(text, { bad = false, seconds = 4 } = {}) {
+  for (const passing of $("toasts").querySelectorAll("p:not([data-stays])")) passing.remove();
   const note = document.createElement("p");
   note.textContent = text;
   note.classList.toggle("bad", bad);
   $("toasts").append(note);
-  while ($("toasts").children.length > 3) $("toasts").firstChild.remove();
   if (seconds < Infinity) setTimeout(() => note.remove(), 1000 * seconds);
+  else note.dataset.stays = "";
 }
 
 function ask(kind, note = "", at = shownAt) {
@@ -709,6 +713,9 @@ function toggleSound() {
     audio ??= new AudioContext();
     audio.resume();
     tone();
+    setTimeout(() => { // nobody may wait for a tone that cannot come
+      if (sounding && audio.state !== "running") toast("This browser plays no sound here", { bad: true, seconds: 12 });
+    }, 1000);
   }
   $("sound").setAttribute("aria-pressed", String(sounding));
   say($("sound-word"), sounding ? "Sound on" : "Sound off");
