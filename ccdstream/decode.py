@@ -57,6 +57,7 @@ from av.video.stream import VideoStream
 from ccdstream import mp4_index, nv12
 from ccdstream.errors import EngineError, VideoDecodeError, VideoOpenError, reason_of, show_path
 from ccdstream.frames import Colour, DeviceFrame, Frame
+from ccdstream.parts import Parts, parts_of
 from ccdstream.picture import (
     MATRICES,
     MAX_PIXELS,
@@ -244,6 +245,8 @@ class _OneFile:
         """The last one."""
         self.overtagged = False
         """Whether it ended early while it was opened: it has more tags than FFmpeg can take."""
+        self.parts: Parts | None = None
+        """What follows the parts of the file as they are read."""
         self._opening = False
 
     @contextmanager
@@ -259,7 +262,10 @@ class _OneFile:
 
     def read(self, count: int) -> bytes:
         try:
+            at = 0 if self.parts is None else self._file.tell()
             data = self._file.read(count)
+            if self.parts is not None:
+                self.parts.feed(at, data)
             if self._opening:
                 self._left -= data.count(self._tag) if self._tag else 0
                 too_long = time.thread_time() - self._began_s > _OPEN_CPU_S
@@ -325,7 +331,8 @@ def _open(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputContainer, _
 
 def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputContainer:
     head = file.read(64)
-    excess = mp4_index.excess_of(file, max(0, file.seek(0, os.SEEK_END)))
+    size = max(0, file.seek(0, os.SEEK_END))
+    excess = mp4_index.excess_of(file, size)
     if excess:
         raise VideoOpenError(
             f"{shown} is refused: its index claims {excess}. The file is damaged, or made to harm: "
@@ -333,6 +340,7 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
         )
     file.seek(0, os.SEEK_SET)
     file.error = None  # a bad spot is told where it is in the way
+    file.parts = parts_of(head, size)
     is_mp4 = head[4:8] in (b"ftyp", b"mdat", b"wide", b"free")
     cut_off = (
         f"{shown} holds no video: the index of an MP4 is written last, and it is missing or not "
@@ -1180,6 +1188,10 @@ class VideoSource:
         if whole and self.format.startswith(("mov", "avi")) and self._stream.frames:
             absent = self._stream.frames - self._packets_read
             problems.missing_frames = max(problems.missing_frames, absent)
+        parts = self._file.parts
+        if parts is not None:
+            problems.demux_errors = max(problems.demux_errors, parts.broken)
+            problems.truncated |= parts.cut_off
         last = self._clock.last
         if last is not None and self._announced is not None:
             end_s = float((last + self._clock.duration) * self.time_base)
