@@ -181,6 +181,9 @@ class Problems:
     truncated: bool = False
     """Whether the recording breaks off before its announced end, or could not be read to it."""
 
+    unread_recording: bool = False
+    """Whether another recording follows in the file, which is not read."""
+
     def as_dict(self) -> dict[str, int | bool]:
         """The counts by name."""
         return asdict(self)
@@ -214,6 +217,8 @@ class Problems:
         ]
         if self.truncated:
             sentences.append("the recording breaks off before its announced end")
+        if self.unread_recording:
+            sentences.append("another recording follows in the same file, and is not read")
         return sentences
 
 
@@ -330,7 +335,7 @@ def _open(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputContainer, _
 
 
 def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputContainer:
-    head = file.read(64)
+    head = file.read(512)
     size = max(0, file.seek(0, os.SEEK_END))
     excess = mp4_index.excess_of(file, size)
     if excess:
@@ -1189,7 +1194,9 @@ class VideoSource:
             absent = self._stream.frames - self._packets_read
             problems.missing_frames = max(problems.missing_frames, absent)
         parts = self._file.parts
-        if parts is not None:
+        if parts is not None and whole:
+            parts.read_on(self._file)
+            problems.unread_recording = parts.another
             problems.demux_errors = max(problems.demux_errors, parts.broken)
             problems.truncated |= parts.cut_off
         last = self._clock.last

@@ -1,17 +1,23 @@
 """Whether the parts of a container join up, while FFmpeg reads it.
 
-Matroska and fragmented MP4 are parts that follow each other, each with its size before it. Where
-one does not end where the next begins, FFmpeg looks for the next that it knows and goes on, and
-hands out what it finds: what lies between is lost without a word. The times of the pictures tell
-of it where the clock is even; where it is not, only the sizes do. So what FFmpeg reads is followed
-here from part to part. It costs no reading of its own, and nothing is kept.
+Most containers are parts that follow each other, each with its size before it, or all of one size.
+Where one does not end where the next begins, FFmpeg looks for the next that it knows and goes on,
+and hands out what it finds: what lies between is lost without a word. The times of the pictures
+tell of it where the clock is even; where it is not, or at the end, only the sizes do. So what
+FFmpeg reads is followed here from part to part. It costs no reading of its own, and nothing is
+kept.
 
-Nothing is said of what FFmpeg did not read, nor of what lies behind the recording's own end.
+Nothing is said of what FFmpeg did not read, nor of what lies behind the recording's own end, except
+that it is another recording, which FFmpeg does not go on to in some containers. Nor can anything be
+said where a recording breaks off between two parts and its container has no mark of its end: MPEG
+streams, and MP4 in fragments.
 """
 
+import os
 import re
-from typing import Literal
+from typing import Literal, Protocol
 
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _LEVEL_1_DIGITS = """
 114d9b74 1549a966 1654ae6b 1f43b675 1c53bb6b 1941a469 1043a770 1254c367
 """
@@ -19,12 +25,21 @@ _LEVEL_1 = frozenset(map(bytes.fromhex, _LEVEL_1_DIGITS.split()))
 """Parts of a Matroska segment (RFC 9559, 5.1): none of them may lie in a cluster."""
 
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
-_NEXT = re.compile(b"|".join(map(re.escape, _LEVEL_1)))
+_KEPT = 3
+"""Bytes at the end of what was read in which a start of four bytes can begin."""
+
+_MAX_HOPS = 10_000
+"""Heads that are read behind what FFmpeg read."""
+
 _BOX = re.compile(rb"[ -~\xa9][ -~]{3}")
 """A name of a box in MP4."""
 
-_HEAD_BYTES = 16
-"""Of the longest head: an ID of 4 and a size of 8 bytes in Matroska; 16 in MP4."""
+
+class Bytes(Protocol):
+    """A file as it is read here."""
+
+    def read(self, count: int, /) -> bytes: ...
+    def seek(self, offset: int, whence: int, /) -> int: ...
 
 
 class Parts:
@@ -33,10 +48,17 @@ class Parts:
     Attributes:
         broken: at how many places, so far, a part does not join the one before it.
         cut_off: whether the last part, as far as is known, is longer than the file.
+        another: whether another recording follows, to which FFmpeg does not go on.
     """
+
+    head_bytes = 16
+    """Of the longest head: an ID of 4 and a size of 8 bytes in Matroska, 16 in MP4."""
+    starts: re.Pattern[bytes]
+    """Where to go on from a place where no part begins."""
 
     def __init__(self, size: int) -> None:
         self.broken = 0
+        self.another = False
         self._size = size
         self._at = 0  # where the next part begins
         self._seeking = False  # whether that is not known, and a part is looked for from there on
@@ -57,17 +79,20 @@ class Parts:
         while at <= self._at < at + len(data) and not self._done:
             begin = self._at - at
             if self._seeking:
-                found = _NEXT.search(data, begin)
+                found = self.starts.search(data, begin)
                 if found is None:
-                    self._at = max(self._at, at + len(data) - 3)
+                    self._at = max(self._at, at + len(data) - _KEPT)
                     self._tail = data[self._at - at :]
                     return
                 self._at, self._seeking = at + found.start(), False
                 continue
-            if begin + _HEAD_BYTES > len(data) and at + len(data) < self._size:
+            if begin + self.head_bytes > len(data) and at + len(data) < self._size:
                 self._tail = data[begin:]
                 return
-            self._step(data[begin : begin + _HEAD_BYTES])
+            self._step(data[begin : begin + self.head_bytes])
+
+    def read_on(self, file: Bytes) -> None:
+        """Look what follows behind what FFmpeg read, where it stops at the recording's own end."""
 
     def _step(self, head: bytes) -> None:
         """Pass the part at `_at`, that begins with `head`."""
@@ -84,8 +109,25 @@ class Parts:
         self._at = self._size + 1
 
 
+class _Hopping(Parts):
+    """Parts so few and long that those which FFmpeg leaves out can be read, a head each."""
+
+    def read_on(self, file: Bytes) -> None:
+        for _ in range(_MAX_HOPS):
+            at = self._at
+            if self._done or at >= self._size:
+                return
+            self._tail = b""
+            file.seek(at, os.SEEK_SET)
+            self.feed(at, file.read(self.head_bytes))
+            if self._at == at:  # the disk failed
+                return
+
+
 class MatroskaParts(Parts):
     """Segment, clusters, and what is in those (RFC 9559; EBML is RFC 8794)."""
+
+    starts = re.compile(b"|".join(map(re.escape, _LEVEL_1)))
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -169,15 +211,17 @@ def _ebml(head: bytes) -> tuple[bytes, int, int | None]:
     return name, wide + digits, None if size == (1 << 7 * digits) - 1 else size
 
 
-class FragmentParts(Parts):
-    """The boxes of an MP4 in fragments (ISO/IEC 14496-12, 4.2), from the first fragment on.
+class Mp4Parts(_Hopping):
+    """Boxes (ISO/IEC 14496-12, 4.2).
 
-    Before it, and where there is none, the index tells of all that there should be.
+    Whether they join is told from the first fragment on: before it, and where there is none, the
+    index tells of all that there should be.
     """
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self._begun = False
+        self._indexed = False
 
     @property
     def cut_off(self) -> bool:
@@ -193,6 +237,10 @@ class FragmentParts(Parts):
         elif size == 0 and _BOX.fullmatch(name):  # up to the end of the file
             size = self._size - self._at
         self._begun |= name == b"moof"
+        if name == b"moov":
+            self.another, self._indexed = self._indexed, True
+        if name == b"mfra":  # it comes last: what follows is no part of the recording
+            self._begun = False
         if size < 8 or not _BOX.fullmatch(name):
             self.broken += self._begun
             self._done = True  # nor does FFmpeg find another one
@@ -200,11 +248,117 @@ class FragmentParts(Parts):
         self._at += size
 
 
+class OggParts(Parts):
+    """Pages, numbered for each stream, whose last one is marked (RFC 3533, 6)."""
+
+    head_bytes = 27 + 255
+    starts = re.compile(b"OggS")
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._numbers: dict[bytes, int] = {}  # of the next page of each stream that goes on
+
+    @property
+    def cut_off(self) -> bool:
+        return super().cut_off or (self._at == self._size and bool(self._numbers))
+
+    def _step(self, head: bytes) -> None:
+        if not head.startswith(b"OggS"):
+            if self._numbers:
+                self._break()
+            else:
+                self._done = True
+            return
+        if len(head) < 27 or len(head) < 27 + head[26]:
+            self._end_short()
+            return
+        begins, ends, stream = head[5] & 2, head[5] & 4, head[14:18]
+        number = int.from_bytes(head[18:22], "little")
+        wanted = None if begins else self._numbers.get(stream)
+        self.broken += wanted is not None and wanted != number
+        self._numbers[stream] = (number + 1) % 2**32
+        if ends:
+            del self._numbers[stream]
+        self._at += 27 + head[26] + sum(head[27 : 27 + head[26]])
+
+
+class FlvParts(Parts):
+    """Tags of sound, picture and script (Adobe Flash Video File Format 10.1, E.4)."""
+
+    head_bytes = 11
+
+    def _step(self, head: bytes) -> None:
+        if self._at == 0:
+            self._at = int.from_bytes(head[5:9]) + 4
+            return
+        if len(head) < 11:
+            self._end_short()
+            return
+        if head[0] & 0x1F not in (8, 9, 18) or head[8:11] != bytes(3):
+            self.another = head.startswith(b"FLV\1")
+            self.broken += not self.another
+            self._done = True
+            return
+        self._at += 11 + int.from_bytes(head[1:4]) + 4
+
+
+class AsfParts(_Hopping):
+    """Objects (Advanced Systems Format 1.20, 3 to 6): header, packets and indexes."""
+
+    head_bytes = 24
+
+    def _step(self, head: bytes) -> None:
+        size = int.from_bytes(head[16:24], "little")
+        if head.startswith(_ASF_HEADER) and self._at:
+            self.another = True
+        if size < 24 or self.another:  # or it was not known when the header was written
+            self._done = True
+            return
+        self._at += size
+
+
+class TsParts(Parts):
+    """Packets of 188 bytes (ISO/IEC 13818-1, 2.4.3.2)."""
+
+    starts = re.compile(b"G(?=.{187}G.{187}G)", re.DOTALL)
+    length = 188
+
+    def feed(self, at: int, data: bytes) -> None:
+        if not at <= self._at + len(self._tail) <= at + len(data):
+            return
+        data = self._tail + data[self._at + len(self._tail) - at :]
+        offset = 0
+        while offset < len(data):
+            if self._seeking:
+                found = self.starts.search(data, offset)
+                if found is None:
+                    offset = max(offset, len(data) - 2 * self.length)
+                    break
+                offset, self._seeking = found.start(), False
+            marks = data[offset :: self.length]
+            good = len(marks) - len(marks.lstrip(b"G"))
+            offset += good * self.length
+            if good == len(marks):
+                break
+            self.broken += 1
+            self._seeking = True
+        self._at += offset
+        self._tail = data[offset:]
+
+    @property
+    def cut_off(self) -> bool:
+        return not self._seeking and super().cut_off
+
+
 def parts_of(head: bytes, size: int) -> Parts | None:
     """What follows the parts of a file of `size` bytes that begins with `head`; None: nothing does,
     or FFmpeg tells itself what is wrong."""
-    if head.startswith(_EBML):
-        return MatroskaParts(size)
-    if head[4:8] in (b"ftyp", b"styp", b"moof"):
-        return FragmentParts(size)
-    return None
+    kinds: tuple[tuple[bool, type[Parts]], ...] = (
+        (head.startswith(_EBML), MatroskaParts),
+        (head[4:8] in (b"ftyp", b"styp", b"moof"), Mp4Parts),
+        (head.startswith(b"OggS"), OggParts),
+        (head.startswith(b"FLV\1"), FlvParts),
+        (head.startswith(_ASF_HEADER), AsfParts),
+        (head[:1] == head[188:189] == head[376:377] == b"G", TsParts),
+    )
+    return next((kind(size) for holds, kind in kinds if holds), None)
