@@ -135,6 +135,9 @@ _LEAST_SLACK_S = 0.1
 """By how much less than announced a recording of an even clock may last: containers round, and a
 length is often that of the sound, to the end of its packet."""
 
+_ONE_LENGTH = ("matroska", "asf", "nut", "flv")
+"""Formats that say how long the recording lasts, and not how long each stream does."""
+
 _ROUGH_LENGTHS = frozenset(
     ("h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "vc1", "h261", "h263")
 )
@@ -595,6 +598,10 @@ class _Clock:
         )
         return usual if by_rate and whole else None
 
+    def longest(self) -> int:
+        """Ticks of the longest step."""
+        return max(self._steps, default=0)
+
     def missing(self) -> int:
         """Frames that would fill the gaps, where the clock is otherwise even; 0 where it is not."""
         usual = self.step()
@@ -860,17 +867,18 @@ class VideoSource:
         start_s = (self._container.start_time or 0) / 1e6
         if not length_s:
             return None
-        if self.format.startswith("matroska") and length_s > start_s:
+        if self.format.startswith(("matroska", "asf", "nut")) and length_s > start_s:
             return length_s  # FFmpeg writes the end there, whenever the recording starts
         return start_s + length_s
 
     def _length_s(self) -> float | None:
         """How long the video itself lasts, as the container says; None where it does not.
 
-        Matroska says only how long the longest stream lasts, and FFmpeg and mkvmerge say more in a
-        tag: the time of the end, such as 00:00:01.600000000.
+        Some say only how long the longest stream lasts, which FFmpeg may give as that of each. For
+        Matroska, FFmpeg and mkvmerge say more in a tag: the time of the end, such as
+        00:00:01.600000000.
         """
-        if self._stream.duration:
+        if self._stream.duration and not self.format.startswith(_ONE_LENGTH):
             return float(self._stream.duration * self.time_base)
         told = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", self._stream.metadata.get("DURATION", ""))
         if told is None:
@@ -1199,16 +1207,26 @@ class VideoSource:
             problems.unread_recording = parts.another
             problems.demux_errors = max(problems.demux_errors, parts.broken)
             problems.truncated |= parts.cut_off
+            if parts.complete:
+                return
         last = self._clock.last
         if last is not None and self._announced is not None:
             end_s = float((last + self._clock.duration) * self.time_base)
-            step = self._clock.step()
-            slack = max(1.0, 0.02 * self._announced)
-            if step is not None and self.format not in _ROUGH_LENGTHS:
-                least = _LEAST_SLACK_S if self._length_s() is None else 0.0
-                slack = min(slack, max(least, float(step * self.time_base) * 1.5))
-            early = end_s < self._announced - slack
-            problems.truncated |= early and not self._sound_lasts(slack)
+            slack = self._slack_s()
+            problems.truncated |= end_s < self._announced - slack and not self._sound_lasts(slack)
+
+    def _slack_s(self) -> float:
+        """By how much less than announced a recording may last."""
+        assert self._announced is not None
+        step = self._clock.step()
+        if step is not None and self.format not in _ROUGH_LENGTHS:
+            least = _LEAST_SLACK_S if self._length_s() is None else 0.0
+            return max(least, float(step * self.time_base) * 1.5)
+        slack = max(1.0, 0.02 * self._announced)
+        if self._file.parts is not None and not self._file.parts.broken:
+            # few containers say how long the last frame is shown
+            slack = max(slack, float(self._clock.longest() * self.time_base) * 1.5)
+        return slack
 
     def _sound_lasts(self, slack: float) -> bool:
         """Whether what was announced is the length of the sound, and the sound is there."""

@@ -18,6 +18,7 @@ import re
 from typing import Literal, Protocol
 
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PACKETS = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _LEVEL_1_DIGITS = """
 114d9b74 1549a966 1654ae6b 1f43b675 1c53bb6b 1941a469 1043a770 1254c367
 """
@@ -48,6 +49,7 @@ class Parts:
     Attributes:
         broken: at how many places, so far, a part does not join the one before it.
         cut_off: whether the last part, as far as is known, is longer than the file.
+        complete: whether all was followed to an end that the container marks, and is there.
         another: whether another recording follows, to which FFmpeg does not go on.
     """
 
@@ -68,6 +70,10 @@ class Parts:
     @property
     def cut_off(self) -> bool:
         return self._at > self._size
+
+    @property
+    def complete(self) -> bool:
+        return False
 
     def feed(self, at: int, data: bytes) -> None:
         """What was read from offset `at` on. What does not hold the next head changes nothing."""
@@ -143,6 +149,11 @@ class MatroskaParts(Parts):
         if self._in == "cluster":
             ends.append(self._cluster_end)
         return not self.broken and any(end is not None and end > self._size for end in ends)
+
+    @property
+    def complete(self) -> bool:
+        end = self._segment[1] if self._segment is not None else None
+        return not self.broken and end is not None and self._at == end <= self._size
 
     def _break(self) -> None:
         self._in = "segment"
@@ -222,10 +233,15 @@ class Mp4Parts(_Hopping):
         super().__init__(size)
         self._begun = False
         self._indexed = False
+        self._ended = False
 
     @property
     def cut_off(self) -> bool:
         return self._begun and super().cut_off
+
+    @property
+    def complete(self) -> bool:
+        return self._ended and not self.broken
 
     def _step(self, head: bytes) -> None:
         if len(head) < 8:
@@ -240,7 +256,7 @@ class Mp4Parts(_Hopping):
         if name == b"moov":
             self.another, self._indexed = self._indexed, True
         if name == b"mfra":  # it comes last: what follows is no part of the recording
-            self._begun = False
+            self._begun, self._ended = False, True
         if size < 8 or not _BOX.fullmatch(name):
             self.broken += self._begun
             self._done = True  # nor does FFmpeg find another one
@@ -261,6 +277,10 @@ class OggParts(Parts):
     @property
     def cut_off(self) -> bool:
         return super().cut_off or (self._at == self._size and bool(self._numbers))
+
+    @property
+    def complete(self) -> bool:
+        return not self.broken and self._at > 0 and not self._numbers
 
     def _step(self, head: bytes) -> None:
         if not head.startswith(b"OggS"):
@@ -307,6 +327,14 @@ class AsfParts(_Hopping):
 
     head_bytes = 24
 
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._packets_end: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self._packets_end is not None and self._packets_end <= self._size
+
     def _step(self, head: bytes) -> None:
         size = int.from_bytes(head[16:24], "little")
         if head.startswith(_ASF_HEADER) and self._at:
@@ -315,6 +343,8 @@ class AsfParts(_Hopping):
             self._done = True
             return
         self._at += size
+        if head.startswith(_ASF_PACKETS):
+            self._packets_end = self._at
 
 
 class TsParts(Parts):
