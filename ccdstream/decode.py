@@ -95,8 +95,6 @@ _TAGS: dict[bytes, tuple[bytes, int]] = {
 """Bytes that every tag has, and how many of them at most, by how a file begins: of formats whose
 tags FFmpeg reads all before it compares them, so that nothing stops it in between."""
 
-_TOO_MANY_TAGS = "it has more tags than a recording has"
-
 _READ_BYTES = 1 << 18
 """Bytes that FFmpeg asks the file for at a time."""
 
@@ -354,7 +352,10 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
         f"{shown} holds no video: the index of an MP4 is written last, and it is missing or not "
         "whole. The recording was cut off: copy it again, or repair it with the recorder's tool."
     )
-    tagged = f"cannot read {shown} as a video: {_TOO_MANY_TAGS}. Write it anew without them."
+    tagged = (
+        f"cannot read {shown} as a video: it has more tags than a recording has. "
+        "Write it anew without them."
+    )
     tag, most = next((_TAGS[start] for start in _TAGS if head.startswith(start)), (b"", 0))
     try:
         with file.opening(tag, most):
@@ -1207,8 +1208,8 @@ class VideoSource:
             problems.unread_recording = parts.another
             problems.demux_errors = max(problems.demux_errors, parts.broken)
             problems.truncated |= parts.cut_off
-            if parts.complete:
-                return
+            if parts.complete and (self._length_s() is None or self.format == "ogg"):
+                return  # what is announced is the length of another stream, or read off the pages
         last = self._clock.last
         if last is not None and self._announced is not None:
             end_s = float((last + self._clock.duration) * self.time_base)
@@ -1218,15 +1219,16 @@ class VideoSource:
     def _slack_s(self) -> float:
         """By how much less than announced a recording may last."""
         assert self._announced is not None
-        step = self._clock.step()
-        if step is not None and self.format not in _ROUGH_LENGTHS:
-            least = _LEAST_SLACK_S if self._length_s() is None else 0.0
-            return max(least, float(step * self.time_base) * 1.5)
-        slack = max(1.0, 0.02 * self._announced)
-        if self._file.parts is not None and not self._file.parts.broken:
-            # few containers say how long the last frame is shown
-            slack = max(slack, float(self._clock.longest() * self.time_base) * 1.5)
-        return slack
+        parts, step = self._file.parts, self._clock.step()
+        even = step is not None and self.format not in _ROUGH_LENGTHS
+        if not even and (parts is None or parts.broken):
+            return max(1.0, 0.02 * self._announced)
+        least = 0.0 if even and self._length_s() is not None else _LEAST_SLACK_S
+        longest = step or 0
+        if parts is not None and (parts.complete or not even):
+            # no gap is a loss; and few containers say how long the last frame is shown
+            longest = self._clock.longest()
+        return max(least, float(longest * self.time_base) * 1.5)
 
     def _sound_lasts(self, slack: float) -> bool:
         """Whether what was announced is the length of the sound, and the sound is there."""

@@ -18,7 +18,6 @@ import re
 from typing import Literal, Protocol
 
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-_ASF_PACKETS = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _LEVEL_1_DIGITS = """
 114d9b74 1549a966 1654ae6b 1f43b675 1c53bb6b 1941a469 1043a770 1254c367
 """
@@ -79,10 +78,11 @@ class Parts:
         """What was read from offset `at` on. What does not hold the next head changes nothing."""
         if self._done:
             return
-        if self._tail and at == self._at + len(self._tail):
-            at, data = self._at, self._tail + data
-        self._tail = b""
-        while at <= self._at < at + len(data) and not self._done:
+        known = self._at + len(self._tail)
+        if not at <= known < at + len(data):
+            return
+        at, data, self._tail = self._at, self._tail + data[known - at :], b""
+        while self._at < at + len(data) and not self._done:
             begin = self._at - at
             if self._seeking:
                 found = self.starts.search(data, begin)
@@ -327,14 +327,6 @@ class AsfParts(_Hopping):
 
     head_bytes = 24
 
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self._packets_end: int | None = None
-
-    @property
-    def complete(self) -> bool:
-        return self._packets_end is not None and self._packets_end <= self._size
-
     def _step(self, head: bytes) -> None:
         size = int.from_bytes(head[16:24], "little")
         if head.startswith(_ASF_HEADER) and self._at:
@@ -343,8 +335,6 @@ class AsfParts(_Hopping):
             self._done = True
             return
         self._at += size
-        if head.startswith(_ASF_PACKETS):
-            self._packets_end = self._at
 
 
 class TsParts(Parts):
