@@ -130,6 +130,16 @@ class _Hopping(Parts):
                 return
 
 
+_VOID, _CRC = b"\xec", b"\xbf"
+_TRACKS, _TRACK, _NUMBER, _BLOCK = b"\x16\x54\xae\x6b", b"\xae", b"\xd7", b"\xa3"
+_KNOWN = {
+    "file": frozenset((_EBML, _SEGMENT, _VOID, _CRC)),
+    "segment": _LEVEL_1 | {_VOID, _CRC},
+    "cluster": frozenset((b"\xe7", b"\x58\x54", b"\xa7", b"\xab", b"\xa3", b"\xa0", _CRC)),
+}
+"""Elements that may lie in each (RFC 9559, 5.1)."""
+
+
 class MatroskaParts(Parts):
     """Segment, clusters, and what is in those (RFC 9559; EBML is RFC 8794)."""
 
@@ -139,7 +149,10 @@ class MatroskaParts(Parts):
         super().__init__(size)
         self._segment: tuple[int, int | None] | None = None  # begin and end; no end: not told
         self._cluster_end: int | None = None
-        self._in: Literal["file", "segment", "cluster"] = "file"
+        self._in: Literal["file", "segment", "tracks", "cluster"] = "file"
+        self._tracks_end = 0
+        self._tracks: set[int] = set()
+        self._all_known = True  # what is passed over as not known may hold any number of pictures
 
     @property
     def cut_off(self) -> bool:
@@ -153,7 +166,8 @@ class MatroskaParts(Parts):
     @property
     def complete(self) -> bool:
         end = self._segment[1] if self._segment is not None else None
-        return not self.broken and end is not None and self._at == end <= self._size
+        whole = end is not None and self._at == end <= self._size
+        return whole and self._all_known and not self.broken
 
     def _break(self) -> None:
         self._in = "segment"
@@ -162,6 +176,8 @@ class MatroskaParts(Parts):
     def _step(self, head: bytes) -> None:
         segment_end = self._segment[1] if self._segment is not None else None
         if self._in == "cluster" and self._at == self._cluster_end:
+            self._in = "segment"
+        if self._in == "tracks" and self._at == self._tracks_end:
             self._in = "segment"
         if self._in == "segment" and self._at == segment_end:
             self._done = True  # what comes behind is no part of the recording
@@ -178,13 +194,16 @@ class MatroskaParts(Parts):
             self._done = True
             return
         end = None if size is None else self._at + length + size
-        parent_end = self._cluster_end if self._in == "cluster" else segment_end
+        ends = {"tracks": self._tracks_end, "cluster": self._cluster_end}
+        parent_end = ends.get(self._in, segment_end)
+        content = head[length:]
         if (
             not name
-            or (self._in == "file" and name not in (_EBML, _SEGMENT, b"\xec", b"\xbf"))
+            or (self._in == "file" and name not in _KNOWN["file"])
             or (self._in == "cluster" and name in _LEVEL_1)
             or (end is None and name not in (_SEGMENT, _CLUSTER))
             or (end is not None and parent_end is not None and end > parent_end)
+            or (self._in == "cluster" and name == _BLOCK and not self._is_of_a_track(content))
         ):
             if self._in == "file":
                 self._done = True  # not even a segment: FFmpeg tells
@@ -195,11 +214,24 @@ class MatroskaParts(Parts):
             self._segment, self._in = (self._at, end), "segment"
         elif name == _CLUSTER:
             self._cluster_end, self._in = end, "cluster"
-        else:
-            assert end is not None
+        elif name == _TRACKS and end is not None:
+            self._tracks_end, self._in = end, "tracks"
+        elif name != _TRACK or self._in != "tracks":
+            assert end is not None and size is not None
+            if name == _NUMBER and self._in == "tracks":
+                self._tracks.add(int.from_bytes(content[:size]))
+            self._all_known &= self._in == "tracks" or name in _KNOWN[self._in]
             self._at = end
             return
         self._at += length
+
+    def _is_of_a_track(self, block: bytes) -> bool:
+        """Whether the file tells of the track: FFmpeg passes over the rest of a cluster else."""
+        try:
+            _, _, number = _ebml(b"\xec" + block)
+        except IndexError:
+            return True  # the file ends here
+        return not self._tracks or number in self._tracks
 
 
 def _ebml(head: bytes) -> tuple[bytes, int, int | None]:
