@@ -11,11 +11,13 @@ where it holds times of decoding alone, `_AsShown`.
 Colour is what the file is tagged with. What is not tagged follows one rule, in `colour_of`.
 
 A recording can be damaged, and can be made to do harm. Damaged packets are skipped and counted, and
-nothing is raised while anything can be decoded. FFmpeg gets the bytes of one file and may open
-nothing else (`_open`), so a playlist that poses as a video cannot make it read other files or the
-network. It reads only the formats that recordings come in (`_FORMATS`), makes no picture larger
-than `MAX_PIXELS`, and is given no index that claims more than a recording holds (`mp4_index`). The
-level of `av.logging` stays as it is: setting it makes leaving a threaded decoder early hang.
+nothing is raised while anything can be decoded. What FFmpeg passes over without a word is found by
+following the parts of the container as it reads them (`parts`). FFmpeg gets the bytes of one file
+and may open nothing else (`_open`), so a playlist that poses as a video cannot make it read other
+files or the network. It reads only the formats that recordings come in (`_FORMATS`), makes no
+picture larger than `MAX_PIXELS`, and is given no index that claims more than a recording holds
+(`mp4_index`). The level of `av.logging` stays as it is: setting it makes leaving a threaded decoder
+early hang.
 Decoders thread within a picture only: with a thread a picture, FFmpeg hands out a picture's marks
 of damage before another thread may have found it, and the count differs from pass to pass.
 
@@ -1208,8 +1210,8 @@ class VideoSource:
             problems.unread_recording = parts.another
             problems.demux_errors = max(problems.demux_errors, parts.broken)
             problems.truncated |= parts.cut_off
-            if parts.complete and (self._length_s() is None or self.format == "ogg"):
-                return  # what is announced is the length of another stream, or read off the pages
+            if parts.complete and self._length_s() is None:
+                return  # what is announced is the length of another stream
         last = self._clock.last
         if last is not None and self._announced is not None:
             end_s = float((last + self._clock.duration) * self.time_base)

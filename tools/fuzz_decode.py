@@ -6,10 +6,11 @@ frames, counts of what is wrong, or one clear line.
 
 Small videos are made in the containers and codecs that FFmpeg here can write. The damage of file
 NUMBER of SEED is always the same (what x264 makes is not quite: --keep keeps the file): bits
-flipped, runs of bytes overwritten, pieces cut off, put in, taken out,
-doubled or swapped, numbers beside the names of boxes and chunks set to hostile values, or two files
-spliced. It is read with `VideoSource`, its sound with `AudioSource`, in a worker process, and fails
-where
+flipped, runs of bytes overwritten, pieces cut off, put in, taken out, doubled or swapped, numbers
+beside the names of boxes and chunks set to hostile values, sectors lost, stale or never written,
+cut off where a part of the container begins, or two files spliced. Some of the sound files have an
+uneven clock, so that no gap shows in it. It is read with `VideoSource`, its sound with
+`AudioSource`, in a worker process, and fails where
 
     crashed        the process died
     hung           it took longer than `--limit` seconds
