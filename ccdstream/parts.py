@@ -25,6 +25,10 @@ _LEVEL_1 = frozenset(map(bytes.fromhex, _LEVEL_1_DIGITS.split()))
 """Parts of a Matroska segment (RFC 9559, 5.1): none of them may lie in a cluster."""
 
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+_MAX_PARTS = 5_000_000
+"""Parts that are followed, in some seconds: a day of 25 frames a second and half as much sound. Of
+what follows nothing is said."""
+
 _KEPT = 3
 """Bytes at the end of what was read in which a start of four bytes can begin."""
 
@@ -62,6 +66,7 @@ class Parts:
         self.another = False
         self._size = size
         self._at = 0  # where the next part begins
+        self._left = _MAX_PARTS
         self._seeking = False  # whether that is not known, and a part is looked for from there on
         self._tail = b""  # what was read of a head that is not whole, from `_at` on
         self._done = False
@@ -95,6 +100,8 @@ class Parts:
             if begin + self.head_bytes > len(data) and at + len(data) < self._size:
                 self._tail = data[begin:]
                 return
+            self._left -= 1
+            self._done |= self._left < 0
             self._step(data[begin : begin + self.head_bytes])
 
     def read_on(self, file: Bytes) -> None:

@@ -216,3 +216,16 @@ def test_it_is_the_same_however_the_bytes_come(
 def test_what_has_no_such_parts_is_not_followed() -> None:
     for head in (b"", b"RIFF", bytes(600), b"G" * 100, b"\0\0\1\xba" * 100):
         assert parts_of(head, 5000) is None
+
+
+def test_only_so_many_parts_are_followed(
+    whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file can be made of parts of two bytes."""
+    data = without(whole["mkv"], 0.5, 0.6)
+    for most, broken in ((5, 0), (1000, 1)):
+        monkeypatch.setattr("ccdstream.parts._MAX_PARTS", most)
+        parts = parts_of(data[:512], len(data))
+        assert parts is not None
+        parts.feed(0, data)
+        assert parts.broken == broken
