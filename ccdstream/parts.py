@@ -26,8 +26,8 @@ _LEVEL_1 = frozenset(map(bytes.fromhex, _LEVEL_1_DIGITS.split()))
 
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 _MAX_PARTS = 5_000_000
-"""Parts that are followed, in some seconds: a day of 25 frames a second and half as much sound. Of
-what follows nothing is said."""
+"""Parts that are followed, in some seconds: 19 hours of 25 frames and 47 packets of sound a second.
+Of what follows nothing is said."""
 
 _KEPT = 3
 """Bytes at the end of what was read in which a start of four bytes can begin."""
