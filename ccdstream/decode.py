@@ -11,11 +11,13 @@ where it holds times of decoding alone, `_AsShown`.
 Colour is what the file is tagged with. What is not tagged follows one rule, in `colour_of`.
 
 A recording can be damaged, and can be made to do harm. Damaged packets are skipped and counted, and
-nothing is raised while anything can be decoded. FFmpeg gets the bytes of one file and may open
-nothing else (`_open`), so a playlist that poses as a video cannot make it read other files or the
-network. It reads only the formats that recordings come in (`_FORMATS`), makes no picture larger
-than `MAX_PIXELS`, and is given no index that claims more than a recording holds (`mp4_index`). The
-level of `av.logging` stays as it is: setting it makes leaving a threaded decoder early hang.
+nothing is raised while anything can be decoded. What FFmpeg passes over without a word is found by
+following the parts of the container as it reads them (`parts`). FFmpeg gets the bytes of one file
+and may open nothing else (`_open`), so a playlist that poses as a video cannot make it read other
+files or the network. It reads only the formats that recordings come in (`_FORMATS`), makes no
+picture larger than `MAX_PIXELS`, and is given no index that claims more than a recording holds
+(`mp4_index`). The level of `av.logging` stays as it is: setting it makes leaving a threaded decoder
+early hang.
 Decoders thread within a picture only: with a thread a picture, FFmpeg hands out a picture's marks
 of damage before another thread may have found it, and the count differs from pass to pass.
 
@@ -57,6 +59,7 @@ from av.video.stream import VideoStream
 from ccdstream import mp4_index, nv12
 from ccdstream.errors import EngineError, VideoDecodeError, VideoOpenError, reason_of, show_path
 from ccdstream.frames import Colour, DeviceFrame, Frame
+from ccdstream.parts import Parts, parts_of
 from ccdstream.picture import (
     MATRICES,
     MAX_PIXELS,
@@ -93,8 +96,6 @@ _TAGS: dict[bytes, tuple[bytes, int]] = {
 }
 """Bytes that every tag has, and how many of them at most, by how a file begins: of formats whose
 tags FFmpeg reads all before it compares them, so that nothing stops it in between."""
-
-_TOO_MANY_TAGS = "it has more tags than a recording has"
 
 _READ_BYTES = 1 << 18
 """Bytes that FFmpeg asks the file for at a time."""
@@ -133,6 +134,9 @@ _OF_THE_FILE = frozenset((
 _LEAST_SLACK_S = 0.1
 """By how much less than announced a recording of an even clock may last: containers round, and a
 length is often that of the sound, to the end of its packet."""
+
+_ONE_LENGTH = ("matroska", "asf", "nut", "flv")
+"""Formats that say how long the recording lasts, and not how long each stream does."""
 
 _ROUGH_LENGTHS = frozenset(
     ("h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "vc1", "h261", "h263")
@@ -180,6 +184,9 @@ class Problems:
     truncated: bool = False
     """Whether the recording breaks off before its announced end, or could not be read to it."""
 
+    unread_recording: bool = False
+    """Whether another recording follows in the file, which is not read."""
+
     def as_dict(self) -> dict[str, int | bool]:
         """The counts by name."""
         return asdict(self)
@@ -213,6 +220,8 @@ class Problems:
         ]
         if self.truncated:
             sentences.append("the recording breaks off before its announced end")
+        if self.unread_recording:
+            sentences.append("another recording follows in the same file, and is not read")
         return sentences
 
 
@@ -244,6 +253,8 @@ class _OneFile:
         """The last one."""
         self.overtagged = False
         """Whether it ended early while it was opened: it has more tags than FFmpeg can take."""
+        self.parts: Parts | None = None
+        """What follows the parts of the file as they are read."""
         self._opening = False
 
     @contextmanager
@@ -259,7 +270,10 @@ class _OneFile:
 
     def read(self, count: int) -> bytes:
         try:
+            at = 0 if self.parts is None else self._file.tell()
             data = self._file.read(count)
+            if self.parts is not None:
+                self.parts.feed(at, data)
             if self._opening:
                 self._left -= data.count(self._tag) if self._tag else 0
                 too_long = time.thread_time() - self._began_s > _OPEN_CPU_S
@@ -324,8 +338,9 @@ def _open(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputContainer, _
 
 
 def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputContainer:
-    head = file.read(64)
-    excess = mp4_index.excess_of(file, max(0, file.seek(0, os.SEEK_END)))
+    head = file.read(512)
+    size = max(0, file.seek(0, os.SEEK_END))
+    excess = mp4_index.excess_of(file, size)
     if excess:
         raise VideoOpenError(
             f"{shown} is refused: its index claims {excess}. The file is damaged, or made to harm: "
@@ -333,12 +348,16 @@ def _container_in(file: _OneFile, shown: str, hwaccel: HWAccel | None) -> InputC
         )
     file.seek(0, os.SEEK_SET)
     file.error = None  # a bad spot is told where it is in the way
+    file.parts = parts_of(head, size)
     is_mp4 = head[4:8] in (b"ftyp", b"mdat", b"wide", b"free")
     cut_off = (
         f"{shown} holds no video: the index of an MP4 is written last, and it is missing or not "
         "whole. The recording was cut off: copy it again, or repair it with the recorder's tool."
     )
-    tagged = f"cannot read {shown} as a video: {_TOO_MANY_TAGS}. Write it anew without them."
+    tagged = (
+        f"cannot read {shown} as a video: it has more tags than a recording has. "
+        "Write it anew without them."
+    )
     tag, most = next((_TAGS[start] for start in _TAGS if head.startswith(start)), (b"", 0))
     try:
         with file.opening(tag, most):
@@ -581,6 +600,10 @@ class _Clock:
             for step in self._steps
         )
         return usual if by_rate and whole else None
+
+    def longest(self) -> int:
+        """Ticks of the longest step."""
+        return max(self._steps, default=0)
 
     def missing(self) -> int:
         """Frames that would fill the gaps, where the clock is otherwise even; 0 where it is not."""
@@ -847,17 +870,18 @@ class VideoSource:
         start_s = (self._container.start_time or 0) / 1e6
         if not length_s:
             return None
-        if self.format.startswith("matroska") and length_s > start_s:
+        if self.format.startswith(("matroska", "asf", "nut")) and length_s > start_s:
             return length_s  # FFmpeg writes the end there, whenever the recording starts
         return start_s + length_s
 
     def _length_s(self) -> float | None:
         """How long the video itself lasts, as the container says; None where it does not.
 
-        Matroska says only how long the longest stream lasts, and FFmpeg and mkvmerge say more in a
-        tag: the time of the end, such as 00:00:01.600000000.
+        Some say only how long the longest stream lasts, which FFmpeg may give as that of each. For
+        Matroska, FFmpeg and mkvmerge say more in a tag: the time of the end, such as
+        00:00:01.600000000.
         """
-        if self._stream.duration:
+        if self._stream.duration and not self.format.startswith(_ONE_LENGTH):
             return float(self._stream.duration * self.time_base)
         told = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", self._stream.metadata.get("DURATION", ""))
         if told is None:
@@ -1180,16 +1204,33 @@ class VideoSource:
         if whole and self.format.startswith(("mov", "avi")) and self._stream.frames:
             absent = self._stream.frames - self._packets_read
             problems.missing_frames = max(problems.missing_frames, absent)
+        parts = self._file.parts
+        if parts is not None and whole:
+            parts.read_on(self._file)
+            problems.unread_recording = parts.another
+            problems.demux_errors = max(problems.demux_errors, parts.broken)
+            problems.truncated |= parts.cut_off
+            if parts.complete and self._length_s() is None:
+                return  # what is announced is the length of another stream
         last = self._clock.last
         if last is not None and self._announced is not None:
             end_s = float((last + self._clock.duration) * self.time_base)
-            step = self._clock.step()
-            slack = max(1.0, 0.02 * self._announced)
-            if step is not None and self.format not in _ROUGH_LENGTHS:
-                least = _LEAST_SLACK_S if self._length_s() is None else 0.0
-                slack = min(slack, max(least, float(step * self.time_base) * 1.5))
-            early = end_s < self._announced - slack
-            problems.truncated |= early and not self._sound_lasts(slack)
+            slack = self._slack_s()
+            problems.truncated |= end_s < self._announced - slack and not self._sound_lasts(slack)
+
+    def _slack_s(self) -> float:
+        """By how much less than announced a recording may last."""
+        assert self._announced is not None
+        parts, step = self._file.parts, self._clock.step()
+        even = step is not None and self.format not in _ROUGH_LENGTHS
+        if not even and (parts is None or parts.broken):
+            return max(1.0, 0.02 * self._announced)
+        least = 0.0 if even and self._length_s() is not None else _LEAST_SLACK_S
+        longest = step or 0
+        if parts is not None and (parts.complete or not even):
+            # no gap is a loss; and few containers say how long the last frame is shown
+            longest = self._clock.longest()
+        return max(least, float(longest * self.time_base) * 1.5)
 
     def _sound_lasts(self, slack: float) -> bool:
         """Whether what was announced is the length of the sound, and the sound is there."""

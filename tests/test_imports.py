@@ -28,6 +28,7 @@ RULES = [
     ("ccdstream.engine", "ccdstream.pipeline", "an engine runs batches and knows no video"),
     ("ccdstream.bundle", "ccdstream.engine", "reading a bundle runs nothing"),
     ("ccdstream.mp4_index", "ccdstream", "it knows bytes, and neither frames nor FFmpeg"),
+    ("ccdstream.parts", "ccdstream", "it knows bytes, and neither frames nor FFmpeg"),
 ]
 # library -> the only modules that may import it
 ONLY = {

@@ -6,10 +6,11 @@ frames, counts of what is wrong, or one clear line.
 
 Small videos are made in the containers and codecs that FFmpeg here can write. The damage of file
 NUMBER of SEED is always the same (what x264 makes is not quite: --keep keeps the file): bits
-flipped, runs of bytes overwritten, pieces cut off, put in, taken out,
-doubled or swapped, numbers beside the names of boxes and chunks set to hostile values, or two files
-spliced. It is read with `VideoSource`, its sound with `AudioSource`, in a worker process, and fails
-where
+flipped, runs of bytes overwritten, pieces cut off, put in, taken out, doubled or swapped, numbers
+beside the names of boxes and chunks set to hostile values, sectors lost, stale or never written,
+cut off where a part of the container begins, or two files spliced. Some of the sound files have an
+uneven clock, so that no gap shows in it. It is read with `VideoSource`, its sound with
+`AudioSource`, in a worker process, and fails where
 
     crashed        the process died
     hung           it took longer than `--limit` seconds
@@ -32,6 +33,7 @@ Exit status 1 where a file failed. Out: a table on stdout, all figures as JSON o
 import argparse
 import json
 import os
+import re
 import resource
 import sys
 import tempfile
@@ -87,6 +89,8 @@ class Kind:
     options: dict[str, str] = field(default_factory=dict)
     container: dict[str, str] = field(default_factory=dict)
     size: tuple[int, int] = SIZE
+    uneven: bool = False
+    """Whether frames are not all as far apart, so that the clock does not tell of gaps."""
 
 
 _FAST_VPX = {"deadline": "realtime", "cpu-used": "8", "threads": "1"}
@@ -130,6 +134,20 @@ KINDS = (
     Kind("dv.avi", "dvvideo", pix_fmt="yuv420p", size=(576, 720)),
     Kind("prores.mov", "prores_ks", pix_fmt="yuv422p10le"),
     Kind("gif.gif", "gif", pix_fmt="rgb8"),
+    Kind("uneven.mkv", "libx264", audio="aac", uneven=True),
+    Kind("uneven-ffv1.mkv", "ffv1", uneven=True),
+    Kind("uneven.webm", "libvpx", options=_FAST_VPX, uneven=True),
+    Kind("uneven.mp4", "libx264", audio="aac", uneven=True),
+    Kind(
+        "uneven-fragments.mp4",
+        "libx264",
+        container={"movflags": "+frag_keyframe+empty_moov+default_base_moof"},
+        uneven=True,
+    ),
+    Kind("uneven.flv", "libx264", audio="aac", uneven=True),
+    Kind("uneven.ts", "libx264", "mpegts", uneven=True),
+    Kind("uneven.ogv", "libvpx", "ogg", options=_FAST_VPX, uneven=True),
+    Kind("uneven.nut", "ffv1", "nut", uneven=True),
 )
 
 
@@ -159,14 +177,16 @@ def make(kind: Kind, path: Path) -> None:
             options |= repeatable_x264()
         video: Any = container.add_stream(kind.codec, rate=25, options=options)
         video.height, video.width, video.pix_fmt = height, width, kind.pix_fmt
-        video.time_base = video.codec_context.time_base = Fraction(1, 25)
+        time_base = Fraction(1, 1000) if kind.uneven else Fraction(1, 25)
+        video.time_base = video.codec_context.time_base = time_base
         sound: Any = None
         if kind.audio is not None:
             sound = container.add_stream(kind.audio, rate=48_000, layout="mono")
         for k in range(FRAMES):
             grey = np.ascontiguousarray(noise[k : k + height, k : k + width]).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(grey, format="gray").reformat(format=kind.pix_fmt)
-            frame.pts, frame.time_base = k, Fraction(1, 25)
+            frame.pts = 40 * k + (0, 13, -9, 5, -15)[k % 5] if kind.uneven else k
+            frame.time_base = time_base
             container.mux(video.encode(frame))
             if sound is not None:
                 wave = np.zeros((1, 1920), np.int16)
@@ -283,6 +303,58 @@ def _swap(random: Random, data: bytearray) -> str:
     return f"{a}..{b} and {c}..{d} swapped"
 
 
+_SECTOR = 512
+"""Bytes that a disk loses or repeats at least. They are 4096 today; the files here are small."""
+
+
+def _sectors(random: Random, data: bytearray) -> tuple[int, int]:
+    """Some whole sectors; the last one of a file may be shorter."""
+    first = int(random.integers((len(data) - 1) // _SECTOR + 1))
+    count = int(random.choice([1, 1, 2, 4, 8]))
+    return first * _SECTOR, min(len(data), (first + count) * _SECTOR)
+
+
+def _lost_sectors(random: Random, data: bytearray) -> str:
+    """As a disk gives them that cannot read them."""
+    begin, end = _sectors(random, data)
+    data[begin:end] = bytes(end - begin)
+    return f"sectors {begin}..{end} lost"
+
+
+def _stale_sectors(random: Random, data: bytearray) -> str:
+    """What lay on the disk before: here, an earlier piece of the file."""
+    begin, end = _sectors(random, data)
+    other = int(random.integers(begin // _SECTOR + 1)) * _SECTOR
+    data[begin:end] = data[other : other + end - begin]
+    return f"sectors {begin}..{end} as from {other}"
+
+
+def _never_written(random: Random, data: bytearray) -> str:
+    """The power failed: the file has its size already, and not what belongs into it."""
+    begin, _ = _sectors(random, data)
+    data[begin:] = bytes(len(data) - begin)
+    return f"zeros from {begin}"
+
+
+def _cut_at_part(random: Random, data: bytearray) -> str:
+    """A transfer broke off between two parts of the container, and not within one."""
+    found = [m.start() for m in _PARTS.finditer(data)]
+    if data[:1] == b"G":
+        found = list(range(188, len(data), 188))
+    if not found:
+        return _cut(random, data)
+    keep = max(1, found[int(random.integers(len(found)))])
+    del data[keep:]
+    return f"cut off at {keep}, where a part begins"
+
+
+_PARTS = re.compile(
+    rb"....moof|....mdat|\x1f\x43\xb6\x75|[\xa0\xa3][\x40-\x7f].\x81|OggS|0[01](dc|wb)|idx1|"
+    rb"\0\0\1[\xba\xe0]|[\x08\x09]\0...\0\0\0\0|NK\xe4\xad|\x06\x0e\x2b\x34|FRAME",
+    re.DOTALL,
+)
+"""Where parts of the containers begin: boxes, clusters, blocks, pages, chunks, packs, tags."""
+
 _NAMES = b"""
 ftyp moov mvhd trak tkhd elst mdhd hdlr stsd stts ctts stss stsc stsz stco co64 mdat moof mfhd tfhd
 tfdt trun sidx trex esds avcC hvcC vpcC av1C pasp colr RIFF LIST hdrl avih strl strh strf vprp movi
@@ -335,6 +407,7 @@ def _field(random: Random, data: bytearray) -> str:
 DAMAGES: tuple[Damage, ...] = (
     *(_flip, _flip, _overwrite, _cut, _insert, _remove, _double, _swap),
     *(_field, _field, _field),
+    *(_lost_sectors, _stale_sectors, _never_written, _cut_at_part),
 )
 
 
@@ -390,8 +463,12 @@ class Outcome:
         return self.result not in ("frames", "refused")
 
 
-def read(path: Path, expected: int) -> dict[str, Any]:
-    """What comes of reading `path` to its end, as fields of an `Outcome`; a bug is raised."""
+def read(path: Path, expected: int, least_pace_s: float = 0.0) -> dict[str, Any]:
+    """What comes of reading `path` to its end, as fields of an `Outcome`; a bug is raised.
+
+    `least_pace_s` is how far apart frames are on an average, where their commonest distance does
+    not say it.
+    """
     frames, last, wrong = 0, None, ""
     steps: Counter[int] = Counter()
     try:
@@ -409,7 +486,7 @@ def read(path: Path, expected: int) -> dict[str, Any]:
                 usual = (+steps).most_common(1)
                 pace_s = float(usual[0][0] * source.time_base) if usual else 1.0
                 length_s = max(0.0, (source.duration_s or 0.0) - SLACK_S)
-                announced = min(announced, round(length_s / pace_s))
+                announced = min(announced, round(length_s / max(pace_s, least_pace_s)))
             told = source.problems.sentences()
         with AudioSource(path) as sound:
             for _ in sound:
@@ -457,7 +534,8 @@ def set_up(folder: Path, seed: int, tell: Tell) -> tuple[None, Callable[..., Out
             outcome = Outcome(number, file.source.name, file.how, expected=file.source.frames)
             _memory_mb(reset=True)
             began = time.monotonic()
-            for name, value in read(path, file.source.frames).items():
+            pace_s = 0.04 if file.source.name.startswith("uneven") else 0.0
+            for name, value in read(path, file.source.frames, pace_s).items():
                 setattr(outcome, name, value)
             outcome.seconds = time.monotonic() - began
             outcome.memory_mb = _memory_mb()
