@@ -657,8 +657,12 @@ def batch_lock(output: Path) -> Path:
 
 
 def _place_of_page(found: Found) -> str:
-    """What the page of a batch is called: not as the report of a recording, also one of an earlier
-    run, that is itself called "batch". A page that an earlier batch left under another name goes.
+    """What the page of a batch is called: not as the report of a recording that is itself called
+    "batch", in this batch or an earlier run. A page that an earlier batch left under another name
+    goes.
+
+    Raises:
+        OutputError: it cannot be removed.
     """
     output = found.output
     stems = {job.files.stem.casefold() for job in found.jobs if job.files.folder == output}
@@ -677,7 +681,13 @@ def _place_of_page(found: Found) -> str:
         and left.endswith(".report.html")
         and not os.path.lexists(output / f"{left.removesuffix('.report.html')}.run.json")
     ):
-        (output / left).unlink(missing_ok=True)
+        try:
+            (output / left).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot remove {show_path(output / left)}, the page of an earlier batch: "
+                f"{error.strerror}. Check that the folder is writable, or choose another --output."
+            ) from error
     return page
 
 
@@ -990,10 +1000,11 @@ class _Batch:
             self._ledger.write()
             began = time.monotonic()
             if began >= self._page_due:
-                self._page_due = math.inf  # where it fails, the end writes it
-                self._ledger.write_page()
-                took = time.monotonic() - began
-                self._page_due = began + (1 + _PAGE_REST) * took
+                try:
+                    self._ledger.write_page()
+                finally:
+                    ended = time.monotonic()
+                    self._page_due = ended + _PAGE_REST * (ended - began)
         except OutputError as error:
             self._watcher.warn(f"warning: {error}")
 

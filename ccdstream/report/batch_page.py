@@ -46,7 +46,7 @@ _TALL = 40
 _STUB = 0.1
 """How tall an unclear frame stands in the line, as in report.html."""
 _MOST_NAMED = 12
-"""Up to so many recordings without results are named above the table, with why."""
+"""Up to so many recordings that failed are named above the table."""
 _MOST_WARNINGS = 2
 """Up to so many warnings of a recording stand in its row; its report has all."""
 
@@ -177,7 +177,7 @@ def _line(
     lit = np.zeros(used, bool)
     for from_s, to_s in alerts:
         first = min(max(int((from_s - start_s) / step_s), 0), used - 1)
-        lit[first : max(int(math.ceil((to_s - start_s) / step_s)), first + 1)] = True
+        lit[first : max(math.ceil((to_s - start_s) / step_s), first + 1)] = True
     marks = f'<path class="ALERT" d="{_blocks(lit, _STRIP_PX - 2)}"/>' * bool(lit.any())
     gaps = "".join(
         f'<rect class="gap" x="{100 * first / used:.2f}%" width="{100 * (end - first) / used:.2f}%"'
@@ -266,10 +266,12 @@ def batch_page(
         f'<p class="notice"><strong>{safe(batch["notice"])}</strong> {safe(MEANING)}</p>\n'
         "</header>\n<main>\n"
         + _summary(rows, glances)
-        + _without_results(rows)
+        + _failed(rows)
         + _table(rows, glances, reports)
-        + _legend(glances)
+        + '<div class="pair">\n'
+        + _legend()
         + _batch_facts(batch)
+        + "</div>\n"
         + f"</main>\n<footer><strong>{safe(batch['notice'])}</strong> Marks what is {FINDING}."
         "</footer>\n"
     )
@@ -321,7 +323,7 @@ def _summary(rows: Sequence[Row], glances: Sequence[Glance | None]) -> str:
         ("Highest score", score_text(max(peaks)) if peaks else "none",
          "alerts open at " + " and ".join(f"{e:g}" for e in enters) if enters else ""),
         ("Uninformative", percent(unclear, frames), counted(unclear, "frame")),
-        ("With warnings", f"{warned:,}", "to read their results with" * bool(warned)),
+        ("With warnings", f"{warned:,}", "see their rows" * bool(warned)),
     )  # fmt: skip
     return (
         '<dl class="summary">\n'
@@ -335,23 +337,21 @@ def _summary(rows: Sequence[Row], glances: Sequence[Glance | None]) -> str:
     )
 
 
-def _without_results(rows: Sequence[Row]) -> str:
-    """What failed, and why, before anything else is read."""
+def _failed(rows: Sequence[Row]) -> str:
+    """What failed, before anything else is read; why stands in the rows."""
     failed = [(k, row) for k, row in enumerate(rows) if row["status"] in ("failed", "crashed")]
     if not failed:
         return ""
-    items = "".join(
-        f'<li><a href="#r{k}">{safe(printable(Path(row["name"])))}</a>: '
-        f"{safe(row['reason'] or FATES[row['status']].word.lower())}</li>\n"
+    names = [
+        f'<a href="#r{k}">{safe(printable(Path(row["name"])))}</a>'
         for k, row in failed[:_MOST_NAMED]
-    )
-    more = len(failed) - _MOST_NAMED
-    if more > 0:
-        items += f"<li>and {counted(more, 'other')}, with why in the table</li>\n"
+    ]
+    if (more := len(failed) - _MOST_NAMED) > 0:
+        names.append(f"and {more:,} more")
     return (
         '<section class="warnings failed" aria-labelledby="failed-title">\n'
         f'<h2 id="failed-title">{counted(len(failed), "recording")} failed</h2>\n'
-        f"<ul>{items}</ul>\n</section>\n"
+        f"<p>{', '.join(names)}</p>\n</section>\n"
     )
 
 
@@ -361,7 +361,7 @@ _COLUMNS = (
     ("Alerts", "number", "number"),
     ("In alert", "number", "number"),
     ("Highest score", "number", "number"),
-    ("Score over time", "line", ""),
+    ("Score over time", "plot-cell", ""),
     ("Length", "number", "number"),
     ("Uninformative", "number", "number"),
     ("Warnings", "number", "number"),
@@ -429,7 +429,7 @@ def _row(number: int, row: Row, glance: Glance | None, report: str | None) -> st
         f'<th scope="row" class="name">{said}</th>'
         f'<td class="status" data-v="{fate.gravity}"><span>{fate.word}</span></td>'
         + "".join(each or "<td></td>" for each in (alerts, alert_s, peak))
-        + f'<td class="line">{"" if glance is None else glance.line}</td>'
+        + f'<td class="plot-cell">{"" if glance is None else glance.line}</td>'
         + "".join(each or "<td></td>" for each in (length_s, unclear, warned, took_text))
         + "</tr>\n"
     )
@@ -441,7 +441,7 @@ def _cell(value: float, text: str, *, zero: bool = False, more: str = "") -> str
     return f'<td data-v="{value:.6g}"{" class=zero" * zero}>{safe(text)}{beneath}</td>'
 
 
-def _legend(glances: Sequence[Glance | None]) -> str:
+def _legend() -> str:
     states = "".join(
         f'<div><dt><svg width="12" height="12" aria-hidden="true"><rect class="{name}" width="12" '
         f'height="12" rx="2"/></svg> {name}</dt><dd>{safe(STATE_WORDS[name])}</dd></div>'
