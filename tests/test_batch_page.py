@@ -450,3 +450,20 @@ def test_without_its_script_it_is_a_plain_table(page: Path) -> None:
     assert not found.attributes("button") and len(found.attributes("tr")) == 1 + 4
     heads = [tag for tag in found.attributes("th") if tag.get("scope") == "col"]
     assert len(heads) == len(FIELDS) and len(cells(page.read_text())) == 4
+
+
+@in_browser
+def test_each_printed_page_says_what_stands_in_the_columns(tab: Tab, page: Path) -> None:
+    tab.open(page.as_uri())
+    tab.until("document.querySelectorAll('#recordings thead button').length === 9")
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        said = "[...document.querySelectorAll('#recordings thead th')].map((head) => "
+        after = "getComputedStyle(head, '::after').content.replace(/^none$/, head.textContent))"
+        assert tab.run(f"{said}{after}.join()").replace('"', "") == (
+            "Recording,Status,Alerts,In alert,Highest score,Score over time,Length,Uninformative,"
+            "Warnings,Took"
+        )
+        assert tab.run("document.querySelector('#recordings thead button').offsetParent") is None
+    finally:
+        tab.call("Emulation.setEmulatedMedia", media="")

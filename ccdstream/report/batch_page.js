@@ -25,6 +25,7 @@
     if (!head.dataset.by) return;
     const button = document.createElement("button");
     button.type = "button";
+    head.dataset.what = head.textContent; // for print: a button is not repeated on each page
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {

@@ -452,10 +452,12 @@ def _legend() -> str:
         f'<h2 id="legend-title">How to read it</h2>\n<dl>{states}'
         '<div><dt><svg width="12" height="12" aria-hidden="true"><rect class="gap" width="12" '
         'height="12"/></svg> hatched</dt><dd>no frames</dd></div></dl>\n'
-        "<p>Each line is a whole recording, however long it is. Its height is the score, on a "
-        "scale that grows with each nine: 0.9, 0.99 and 0.999 stand at equal steps; the dashed "
-        "line is where alerts open, and red above the line marks each alert. A name leads to the "
-        f"recording's own report.</p>\n<p>{safe(SCORE_MEANING)}</p>\n</section>\n"
+        "<p>Each line is a whole recording, however long it is, in at most "
+        f"{LINE_COLUMNS} columns: each shows the highest score and the gravest state of its "
+        "stretch, so of a long recording a short alert looks longer than it was. The scale grows "
+        "with each nine: 0.9, 0.99 and 0.999 stand at equal steps. The dashed line is where alerts "
+        "open, and red above marks each alert. A name leads to the recording's own report.</p>\n"
+        f"<p>{safe(SCORE_MEANING)}</p>\n</section>\n"
     )
 
 
