@@ -3,7 +3,8 @@
 A folder or several inputs are a batch. Each recording is a job; jobs are done in worker processes,
 so that one whose decoder crashes costs itself alone. What is done is left alone, so the same
 command again does what is missing, changed or failed; killed at any moment and given again, a batch
-ends in the files that an undisturbed one leaves. `batch.json` says at all times what is known.
+ends in the files that an undisturbed one leaves. `batch.json` says at all times what is known, and
+`batch.report.html` says it to people.
 """
 
 import json
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -30,6 +32,7 @@ from ccdstream.recording import OutputFiles, Progress, RunOptions, RunResult, is
 from ccdstream.report.alerts import alert_record, read_alerts
 from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
 from ccdstream.report.audit import write_audit
+from ccdstream.report.batch_page import PAGE_NAME, Glance, read_glance, write_batch_page
 from ccdstream.report.files import (
     Lock,
     is_locked,
@@ -83,6 +86,10 @@ _ASLEEP_S = 60.0
 
 _PROGRESS_EVERY_S = 0.1
 """Between what a worker tells of how far it is."""
+
+_PAGE_REST = 50
+"""After the page was written, so many times as long passes before it is written again while the
+batch is at work: it then costs two percent of this process at most, however many recordings."""
 
 _LET_GO_S = 120.0
 """How long what a lost node had locked may stay so. Processes are gone within seconds; a server of
@@ -436,22 +443,27 @@ class Entry:
     """Of a cluster, where it was last begun."""
     tries: int = 0
     """How often it was begun; more than once where a node was lost."""
+    glance: Glance | None = None
+    """What its results say, for the page."""
 
     def take_in(self, job: Job) -> None:
-        """Take outputs, counts and warnings from what the run left."""
+        """Take outputs, counts, warnings and what the page shows from what the run left."""
         record = _read(job.files.path("run.json"))
         self.outputs = list(record.get("outputs", ()))
         self.counts = dict(record.get("counts", {}))
         self.warnings = list(record.get("warnings", ()))
+        scores, alerts = job.files.path("scores.csv"), job.files.path("alerts.jsonl")
+        self.glance = read_glance(scores, alerts, record)
 
 
 @dataclass(slots=True)
 class Ledger:
-    """What is known of every input, and `batch.json`, where it can be read."""
+    """What is known of every input, and `batch.json` and the page, where it can be read."""
 
     output: Path
     wanted: Wanted
     entries: list[Entry]
+    page_name: str = PAGE_NAME
     ended: bool = False
 
     def count(self) -> Counter[str]:
@@ -468,23 +480,41 @@ class Ledger:
         """Where `batch.json` lies."""
         return self.output / "batch.json"
 
+    @property
+    def page(self) -> Path:
+        """Where the page for people lies."""
+        return self.output / self.page_name
+
     def write(self) -> None:
         """Write `batch.json` anew, whole.
 
         Raises:
             OutputError: it cannot be written.
         """
+        write_audit(self.path, self._record(), schema=SCHEMA, overwrite=True)
+
+    def write_page(self) -> None:
+        """Write the page for people anew, whole.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        write_batch_page(self.page, self._record(), [entry.glance for entry in self.entries])
+
+    def _record(self) -> dict[str, Any]:
+        """What `batch.json` says, and the page."""
         count = self.count()
-        write_audit(self.path, {
+        return {
             "notice": NOTICE,
             "ccdstream": __version__,
             "command": [] if self.wanted.options.deid else sys.argv[1:],
+            "page": self.page_name,
             "model": self.wanted.bundle.model_id,
             "options": self.wanted.options.of_results(),
             "ended": self.ended,
             "counts": {status.value: count[status.value] for status in Status},
             "inputs": [self._row(entry) for entry in self.entries],
-        }, schema=SCHEMA, overwrite=True)  # fmt: skip
+        }
 
     def _row(self, entry: Entry) -> dict[str, Any]:
         folder = None
@@ -596,17 +626,19 @@ def run_batch(
         held.enter_context(Lock(batch_lock(found.output), busy))
         for folder in sorted({job.files.folder for job in found.jobs}):
             sweep(folder)
-        ledger = Ledger(found.output, wanted, [
+        entries = [
             *(Entry(each.path, each.name, None, Status.failed, str(each.why))
               for each in found.unusable),
             *(Entry(job.path, job.name, job) for job in found.jobs),
-        ])  # fmt: skip
+        ]  # fmt: skip
+        ledger = Ledger(found.output, wanted, entries, _place_of_page(found))
         for entry in ledger.entries:
             if entry.job is not None:
                 _look(entry, entry.job, wanted)
             if entry.status is not Status.not_begun:
                 watcher.ended(entry, None)
         ledger.write()  # before any work: it shows that the folder can be written
+        ledger.write_page()
         try:
             _Batch(ledger, open_model, watcher, jobs, gpus, stopped, cluster).run()
         finally:
@@ -615,12 +647,48 @@ def run_batch(
                 if entry.status is Status.begun:
                     entry.status, entry.reason = Status.not_begun, "given up: nothing of it is left"
             ledger.write()
+            ledger.write_page()
     return ledger
 
 
 def batch_lock(output: Path) -> Path:
     """What a batch holds while it is at work in `output`."""
     return output / ".ccdstream.lock"
+
+
+def _place_of_page(found: Found) -> str:
+    """What the page of a batch is called: not as the report of a recording that is itself called
+    "batch", in this batch or an earlier run. A page that an earlier batch left under another name
+    goes.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
+    output = found.output
+    stems = {job.files.stem.casefold() for job in found.jobs if job.files.folder == output}
+
+    def is_report(name: str) -> bool:
+        stem = name.removesuffix(".report.html")
+        return stem.casefold() in stems or os.path.lexists(output / f"{stem}.run.json")
+
+    others = (f"batch-{number}.report.html" for number in count(2))
+    page = next(name for name in chain([PAGE_NAME], others) if not is_report(name))
+    left = _read(output / "batch.json").get("page")
+    if (
+        isinstance(left, str)
+        and left != page
+        and left == Path(left).name
+        and left.endswith(".report.html")
+        and not os.path.lexists(output / f"{left.removesuffix('.report.html')}.run.json")
+    ):
+        try:
+            (output / left).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot remove {show_path(output / left)}, the page of an earlier batch: "
+                f"{error.strerror}. Check that the folder is writable, or choose another --output."
+            ) from error
+    return page
 
 
 def _look(entry: Entry, job: Job, wanted: Wanted) -> None:
@@ -670,6 +738,7 @@ class _Batch:
         self._began: dict[AnyWorker, float] = {}
         self._heard: dict[AnyWorker, float] = {}
         self._looked = time.monotonic()
+        self._page_due = 0.0
         self._places: dict[AnyWorker, Place] = {}
         self._idle: set[AnyWorker] = set()  # could do a task
         self._spare: deque[Seat] = deque()
@@ -925,10 +994,17 @@ class _Batch:
         self._write()
 
     def _write(self) -> None:
-        """Write the record. Where it cannot be, on a full disk, the last one stays and the jobs go
-        on; the end tells."""
+        """Write the record, and now and then the page. Where they cannot be, on a full disk, the
+        last ones stay and the jobs go on; the end tells."""
         try:
             self._ledger.write()
+            began = time.monotonic()
+            if began >= self._page_due:
+                try:
+                    self._ledger.write_page()
+                finally:
+                    ended = time.monotonic()
+                    self._page_due = ended + _PAGE_REST * (ended - began)
         except OutputError as error:
             self._watcher.warn(f"warning: {error}")
 

@@ -756,35 +756,40 @@ class _BatchWatcher:
 
 
 def _summary(ledger: "Ledger") -> list[str]:
-    """A table of what a batch did, and a line for all."""
-    lines = []
-    rows = [e for e in ledger.entries if e.status != "already_done" or e.warnings]
-    if rows:
-        width = max(len(show_path(entry.node)) if entry.node else 0 for entry in rows)
-        width = max(width, len("node")) + 2 if width else 0  # without a cluster there is none
-        node = "node" if width else ""
-        lines.append(f"status        frames  alerts  seconds  {node:{width}s}recording")
-    for entry in rows:
+    """A table of what a batch did and what was done before, a line for all, and where the page is.
+
+    What was done before comes first, and dimmed: the end is where people look.
+    """
+    entries = ledger.entries
+    width = max((len(show_path(entry.node)) for entry in entries if entry.node), default=-2)
+    width = max(width, len("node")) + 2 if width > 0 else 0  # without a cluster there is none
+    lines = [f"status        frames  alerts  seconds  {'node' if width else '':{width}s}recording"]
+    for entry in sorted(entries, key=lambda entry: entry.status != "already_done"):
         frames, alerts = (entry.counts.get(each, "") for each in ("frames", "alerts"))
         seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
         node = show_path(entry.node) if entry.node else ""
         status = _in_words(entry.status)
         warned = f"  ({count(len(entry.warnings), 'warning')})" if entry.warnings else ""
-        lines.append(
+        line = (
             f"{status:12s}  {frames:>6}  {alerts:>6}  {seconds:>7}  {node:{width}s}"
             f"{show_path(entry.name)}{warned}"
         )
+        lines.append(typer.style(line, dim=True) if entry.status == "already_done" else line)
     number = ledger.count()
     told = ["done", "already_done", "failed", "not_begun"]
     told += [status for status in ("crashed", "interrupted") if number[status]]
     counts = ", ".join(f"{number[status]} {_in_words(status)}" for status in told)
-    if warned_of := sum(bool(entry.warnings) for entry in ledger.entries):
+    if warned_of := sum(bool(entry.warnings) for entry in entries):
         counts += f", {warned_of} with warnings"
-    return [*lines, f"{counts}: {show_path(ledger.path)}"]
+    return [
+        *lines,
+        f"{counts}: {show_path(ledger.path)}",
+        f"report of all, for a browser: {show_path(ledger.page)}",
+    ]
 
 
 def _in_words(status: str) -> str:
-    return status.replace("_", " ")
+    return "done before" if status == "already_done" else status.replace("_", " ")
 
 
 app.command(no_args_is_help=True)(live)

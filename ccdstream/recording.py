@@ -39,6 +39,7 @@ from ccdstream.report.alerts import (
     AlertWriter,
 )
 from ccdstream.report.audit import write_audit
+from ccdstream.report.batch_page import PAGE_NAME
 from ccdstream.report.coco import Predictions, coco_predictions
 from ccdstream.report.files import Lock, Together, lock_path, make_folder, refuse_existing
 from ccdstream.report.gallery import Gallery
@@ -135,7 +136,7 @@ def refuse_other_names(folder: Path, names: NameMap) -> None:
     """
     for file in sorted(folder.rglob("*")):
         match = _RESULT_NAME.fullmatch(file.name) or VIDEO_NAME.fullmatch(file.name)
-        if match is not None and match[1] not in names:
+        if match is not None and match[1] not in names and file.name != PAGE_NAME:
             raise OutputError(
                 f"{show_path(folder)} holds results that are not called by pseudonyms of "
                 f"{show_path(names.path)}, such as {show_path(file.name)}: choose an empty "

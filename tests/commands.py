@@ -61,6 +61,10 @@ def results_of(stem: str, *, video: bool = True) -> set[str]:
     return {f"{stem}.{ending}" for ending in (*endings, *["overlay.mp4"] * video)}
 
 
+OF_A_BATCH = {"batch.json", "batch.report.html"}
+"""The files that a batch leaves beside the results of its recordings."""
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))

@@ -43,6 +43,7 @@ from ccdstream.recording import OutputFiles, RunOptions
 from ccdstream.report.files import Lock, lock_path
 from tests.bundles import ToyEngine, write_toy_bundle
 from tests.commands import (
+    OF_A_BATCH,
     bright_between,
     ccdstream,
     everything_in,
@@ -89,7 +90,7 @@ def final(folder: Path) -> dict[str, Any]:
 
 def touch_all(folder: Path) -> dict[Path, int]:
     """When each result was last written."""
-    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != "batch.json"}
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name not in OF_A_BATCH}
 
 
 # -- which recordings there are -------------------------------------------------------------------
@@ -330,14 +331,15 @@ def test_recordings_and_folders_share_one_output(run: Callable[..., Any], here: 
     assert everything_in(here / "out") == {
         *results_of("case12"),
         *(f"more/{name}" for name in results_of("case12") | results_of("b")),
-        "batch.json",
+        *OF_A_BATCH,
     }
     # each table says whose it is, in the order of the arguments and of the names
     names = [line for line in result.stdout.splitlines() if line.lower().endswith(".mp4")]
     assert names == ["case12.mp4", "more/b.MP4", "more/case12.mp4"]
     said = result.stderr.splitlines()
     assert said[0].startswith("toy-") and said[0].endswith("on cpu, 1 recording at a time")
-    assert said[-2] == "3 done, 0 already done, 0 failed, 0 not begun: out/batch.json"
+    assert said[-3] == "3 done, 0 done before, 0 failed, 0 not begun: out/batch.json"
+    assert said[-2] == "report of all, for a browser: out/batch.report.html"
     assert result.stderr.count(NOTICE) == 1 and said[-1] == NOTICE
     table = said[said.index("status        frames  alerts  seconds  recording") :]
     assert [row.split()[:3] + row.split()[4:] for row in table[1:4]] == [
@@ -393,10 +395,13 @@ def test_a_rerun_does_only_what_is_missing_changed_or_failed(
     kept = {f"{stem}a.{e}" for stem in ("", "deep/") for e in ("run.json", "scores.csv")}
     assert kept <= same and not [name for name in same if name.startswith(("b.", "c."))]
     assert len(rows_of(here / "out/c.scores.csv")) == 70
-    assert "2 done, 2 already done, 1 failed, 0 not begun" in again.stderr
-    # what is done already is no row of the table, but its alerts are told as those of the others
+    assert "2 done, 2 done before, 1 failed, 0 not begun" in again.stderr
+    # what was done before comes first in the table; its alerts are told as those of the others
     assert "a.mp4 is done already; report: out/a.report.html" in again.stderr.splitlines()
-    assert "already done  " not in again.stderr
+    said = again.stderr.splitlines()
+    table = said[said.index("status        frames  alerts  seconds  recording") + 1 :][:5]
+    assert [row.split()[-1] for row in table] == ["a.mp4", "deep/a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+    assert [row.split()[:4] for row in table[:2]] == [["done", "before", "12", "0"]] * 2
     assert "deep/a.mp4" in again.stdout.splitlines()
     # other wishes, or --overwrite: all again
     shutil.copy("calm.mp4", "in/d.mp4")
@@ -412,7 +417,7 @@ def test_stdout_of_a_rerun_is_that_of_the_first(run: Callable[..., Any], flags: 
     arguments = ("case12.mp4", "calm.mp4", "-o", "out", "--video", "none", *flags)
     first, second = run(*arguments), run(*arguments)
     assert second.stdout == first.stdout and first.stdout
-    assert "0 done, 2 already done" in second.stderr
+    assert "0 done, 2 done before" in second.stderr
 
 
 def test_a_recording_with_warnings_is_told_from_a_whole_one(
@@ -420,7 +425,7 @@ def test_a_recording_with_warnings_is_told_from_a_whole_one(
 ) -> None:
     (here / "out").mkdir()
     (here / "out/case12.coco.json").write_text("{}")
-    for status in ("done", "already done"):
+    for status in ("done", "done before"):
         result = run("case12.mp4", "calm.mp4", "-o", "out", "--video", "none")
         assert result.exit_code == 0
         damaged, calm = record_of(here / "out")["inputs"]
@@ -433,7 +438,7 @@ def test_a_recording_with_warnings_is_told_from_a_whole_one(
             row for row in rows if row.endswith(f"case12.mp4  {marks}")
         ]
         assert len([row for row in rows if "warning" in row]) == 1
-        assert said[-2].endswith(", 0 not begun, 1 with warnings: out/batch.json")
+        assert said[-3].endswith(", 0 not begun, 1 with warnings: out/batch.json")
         assert [line for line in said if line.startswith("warning: ")] == [
             f"warning: case12.mp4: {sentence}" for sentence in kept
         ]
@@ -441,7 +446,7 @@ def test_a_recording_with_warnings_is_told_from_a_whole_one(
 
 def test_a_folder_can_be_analysed_into_itself_again(run: Callable[..., Any], here: Path) -> None:
     recordings = everything_in(here)
-    expected = recordings | results_of("case12") | results_of("calm") | {"batch.json"}
+    expected = recordings | results_of("case12") | results_of("calm") | OF_A_BATCH
     for flags in ([], ["--overwrite"], []):
         assert run(".", "-o", ".", *flags).exit_code == 0
         assert everything_in(here) == expected
@@ -460,7 +465,7 @@ def test_an_input_that_fails_stops_no_other(run: Callable[..., Any], here: Path)
     assert len(errors) == 4
     for name in ("gone.mp4", "empty", "text.mp4", "out/case12.scores.csv is there already"):
         assert sum(name in error for error in errors) == 1
-    mine = {"batch.json", "case12.scores.csv"}
+    mine = {*OF_A_BATCH, "case12.scores.csv"}
     assert everything_in(here / "out") == results_of("calm") | mine
     assert (here / "out/case12.scores.csv").read_text() == "somebody's"
     assert Counter(statuses(here / "out").values()) == {"failed": 4, "done": 1}
@@ -511,7 +516,7 @@ def test_a_terminal_gets_a_bar_for_each_and_one_for_all(here: Path, shelf: Path)
     for name in ("one.mp4", "two.mp4"):
         assert f"{name}: " in text
     assert " of 1500 frames, " in text and "0 of 2 recordings, " in text
-    assert "━" in text and "2 done, 0 already done" in text
+    assert "━" in text and "2 done, 0 done before" in text
 
 
 def test_plain_progress_is_one_line_for_all(
@@ -691,7 +696,7 @@ def test_a_crash_costs_its_recording_alone_and_is_named(
     }
     results = set().union(*(results_of(name, video=False) for name in ("A", "SIGB", "Z")))
     assert {name for name in everything_in(here / "out") if not name.startswith(".")} == (
-        results | {"batch.json"}
+        results | OF_A_BATCH
     )
     # what the crashes left is gone with the next run, which tries them again
     again, _ = do(found, without_video, Opens(shelf / "toy", "deadly"), jobs=jobs)
@@ -802,7 +807,7 @@ def test_a_signal_ends_the_inputs_and_names_what_was_not_begun(
         "long1.mp4": "interrupted",
         "long2.mp4": "not_begun",
     }
-    expected = results_of("long0") | results_of("long1") | {"batch.json"}
+    expected = results_of("long0") | results_of("long1") | OF_A_BATCH
     assert everything_in(here / "out") == expected
     for name in ("long0", "long1"):
         rows = rows_of(here / f"out/{name}.scores.csv")
@@ -826,7 +831,7 @@ def test_the_second_signal_leaves_nothing_of_what_was_open(here: Path, shelf: Pa
     assert process.returncode == 130
     assert b"interrupted: what was not finished is gone" in said
     assert b"Traceback" not in said
-    assert everything_in(here / "out") == {"batch.json"}
+    assert everything_in(here / "out") == OF_A_BATCH
     assert set(statuses(here / "out").values()) == {"not_begun"}
 
 
@@ -909,7 +914,7 @@ def test_a_second_run_on_one_output_is_refused_with_one_line(
     assert run("calm.mp4", "case12.mp4", "-o", "out", "--video", "none").exit_code == 0
     assert statuses(here / "out") == {"calm.mp4": "done", "case12.mp4": "already_done"}
     expected = results_of("calm", video=False) | results_of("case12", video=False)
-    assert everything_in(here / "out") == expected | {"batch.json"}
+    assert everything_in(here / "out") == expected | OF_A_BATCH
 
 
 def test_files_that_may_not_grow_fail_their_recording_and_a_rerun_completes(
@@ -926,7 +931,7 @@ def test_files_that_may_not_grow_fail_their_recording_and_a_rerun_completes(
     assert process.returncode == 1 and b"Traceback" not in said
     assert b"File too large" in said
     assert statuses(here / "out") == {"calm.mp4": "done", "long.mp4": "failed"}
-    assert everything_in(here / "out") == results_of("calm") | {"batch.json"}
+    assert everything_in(here / "out") == results_of("calm") | OF_A_BATCH
     with start(*arguments, cwd=here) as process:
         process.communicate(timeout=120)
     assert statuses(here / "out") == {"calm.mp4": "already_done", "long.mp4": "done"}
@@ -940,7 +945,7 @@ def test_a_full_disk_leaves_nothing_unfinished_and_a_rerun_completes(
     with small_disk(here / "out", 120):
         assert run("calm.mp4", "long.mp4", "-o", "out").exit_code == 1
         left = {name for name in everything_in(here / "out") if not name.endswith(".lock")}
-        assert left == results_of("calm") | {"batch.json"}
+        assert left == results_of("calm") | OF_A_BATCH
         assert statuses(here / "out") == {"calm.mp4": "done", "long.mp4": "failed"}
         subprocess.run(["mount", "-o", "remount,size=20m", here / "out"], check=True)
         assert run("calm.mp4", "long.mp4", "-o", "out").exit_code == 0

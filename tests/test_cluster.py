@@ -29,7 +29,15 @@ from ccdstream.recording import RunOptions
 from ccdstream.report.files import Lock
 from ccdstream.workers import Lost, Ready
 from tests.bundles import write_toy_bundle
-from tests.commands import ROOT, bright_between, ccdstream, everything_in, refusal, results_of
+from tests.commands import (
+    OF_A_BATCH,
+    ROOT,
+    bright_between,
+    ccdstream,
+    everything_in,
+    refusal,
+    results_of,
+)
 from tests.commands import start as start_here
 from tests.test_batch import Heard, Opens, bright, final, record_of, statuses
 from tests.test_workers import is_zombie, wait_until
@@ -556,7 +564,7 @@ def test_a_signal_ends_the_inputs_on_every_node(
         "l.mp4": "interrupted",
         "in/a.mp4": "not_begun",
     }
-    expected = results_of("k", video=False) | results_of("l", video=False) | {"batch.json"}
+    expected = results_of("k", video=False) | results_of("l", video=False) | OF_A_BATCH
     assert everything_in(here / "out") == expected
     wait_until(lambda: not workers_of(nodes))
 

@@ -15,10 +15,10 @@ from typing import Any, Generic, TypeVar
 from ccdstream.alert import Alert
 from ccdstream.live.records import Event
 from ccdstream.report.audit import plain
+from ccdstream.report.document import Facts
 from ccdstream.report.gallery import Gallery
 from ccdstream.report.page import (
     Beside,
-    Facts,
     Listing,
     Live,
     Moment,

@@ -10,17 +10,12 @@ Everything that comes from outside (file names, tags, warnings) is escaped.
 """
 
 import base64
-import hashlib
-import html
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -28,6 +23,15 @@ from ccdstream.errors import OutputError, reason_of
 from ccdstream.history import SCALE_DECADES, STATES, History, on_scale, score_text, thousandths
 from ccdstream.report.alerts import FINDING, AlertLike
 from ccdstream.report.audit import plain
+from ccdstream.report.document import Facts, document
+from ccdstream.report.document import beside as _beside
+from ccdstream.report.document import counted as _counted
+from ccdstream.report.document import facts as _facts
+from ccdstream.report.document import length as _length
+from ccdstream.report.document import outline as _outline
+from ccdstream.report.document import percent as _percent
+from ccdstream.report.document import safe as _safe
+from ccdstream.report.document import text_of as _text
 from ccdstream.report.files import printable, write_text
 from ccdstream.report.gallery import MOST_PEAKS, Gallery, Tile
 from ccdstream.timecode import short_time
@@ -71,8 +75,6 @@ _NUMBERED = 40
 """Up to so many alerts have their number in the line: more would hide each other."""
 
 Run = Mapping[str, Any]
-Facts = tuple[str, Sequence[tuple[str, str]]]
-"""A group of the facts: its title, and what is how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,21 +210,8 @@ def page(
     style = _text("page.css") + (
         f":root {{ --aspect: {aspect:.5f}; --video-aspect: {abreast * aspect:.5f}; }}\n"
     )
-    script = _text("page.js")
-    policy = (
-        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-        f"media-src data: 'self' file:; script-src {_hash(script)}; style-src {_hash(style)}"
-    )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_safe(policy)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="dark light">\n'
-        '<meta name="referrer" content="no-referrer">\n<meta name="robots" content="noindex">\n'
-        f"<title>{_safe(name)} - ccdstream {kind}</title>\n<style>{style}</style>\n</head>\n"
-        f'<body data-video="{"yes" if video else "no"}"{" data-wide" if abreast > 1 else ""}'
-        f"{' data-live' if live else ''}>\n"
-        + _head(run, name, kind, live)
+    body = (
+        _head(run, name, kind, live)
         + "<main>\n"
         + _summary(run, alerts, gallery, live)
         + _warnings(run)
@@ -245,7 +234,15 @@ def page(
         + f"</main>\n<footer><strong>{_safe(run['notice'])}</strong> Marks what is {FINDING}."
         "</footer>\n"
         f'<script type="application/json" id="data">{_data(run, alerts, gallery, live)}</script>\n'
-        f"<script>{script}</script>\n</body>\n</html>\n"
+    )
+    return document(
+        f"{name} - ccdstream {kind}",
+        body,
+        style=style,
+        script=_text("page.js"),
+        sources="img-src data:; media-src data: 'self' file:; ",
+        attributes=f'data-video="{"yes" if video else "no"}"{" data-wide" if abreast > 1 else ""}'
+        f"{' data-live' if live else ''}",
     )
 
 
@@ -604,11 +601,6 @@ def _clip(alert: AlertLike, clip: Run | None, plays: bool) -> str:
     )
 
 
-def _beside(name: str) -> str:
-    """The address of a file beside the page."""
-    return "./" + quote(os.fsencode(name))  # fsencode: a name may hold bytes that are no text
-
-
 def _strip(gallery: Gallery) -> str:
     digits = 1 if gallery.tile_s < 1 else 0
     tiles = "".join(_tile(tile, digits) for tile in gallery.strip)
@@ -867,23 +859,6 @@ def _run_facts(run: Run) -> Sequence[Facts]:
     )
 
 
-def _facts(what: str, groups: Sequence[Facts]) -> str:
-    return (
-        '<section class="facts" aria-labelledby="facts-title">\n'
-        f'<h2 id="facts-title">Facts of {what}</h2>\n<div class="groups">\n'
-        + "".join(
-            f"<div><h3>{title}</h3>\n<dl>"
-            + "".join(
-                f"<div><dt>{_safe(what)}</dt><dd>{_safe(str(value))}</dd></div>"
-                for what, value in rows
-            )
-            + "</dl></div>\n"
-            for title, rows in groups
-        )
-        + "</div>\n</section>\n"
-    )
-
-
 # -- the line -------------------------------------------------------------------------------------
 
 
@@ -891,29 +866,6 @@ def _used(line: History) -> tuple[int, float]:
     """Columns of the line up to the last frame, at least 1, and the stream time that they span."""
     used = line.now + 1
     return used, used * line.span_s / len(line.state)
-
-
-def _outline(height: np.ndarray, shown: np.ndarray) -> str:
-    """The path around the columns that are shown, for a drawing 1000 high.
-
-    Args:
-        height: float [columns], in [0, 1].
-        shown: bool [columns].
-    """
-    tops = np.rint(1000 * (1 - height)).astype(int).tolist()
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], shown, [False]]).astype(np.int8)))
-    path = []
-    for first, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        path.append(f"M{first} 1000")
-        column = first
-        while column < end:
-            after = column + 1
-            while after < end and tops[after] == tops[column]:
-                after += 1
-            path.append(f"V{min(tops[column], 990)}H{after}")
-            column = after
-        path.append("V1000Z")
-    return "".join(path)
 
 
 def _ticks(start_s: float, span_s: float) -> list[float]:
@@ -960,15 +912,6 @@ def _seen_s(run: Run) -> float:
 # -- words ----------------------------------------------------------------------------------------
 
 
-def _text(name: str) -> str:
-    return (files("ccdstream.report") / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-
-
 def _aspect(run: Run) -> float:
     """Width over height of the picture as it is to be shown."""
     source = run["input"]
@@ -978,24 +921,8 @@ def _aspect(run: Run) -> float:
     return min(max(aspect, 0.2), 5.0)
 
 
-def _safe(text: str) -> str:
-    return html.escape(text)
-
-
 def _data_uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole > 0 else "-"
-
-
-def _length(seconds: float) -> str:
-    return f"{seconds:.1f}\u00a0s" if seconds < 59.95 else short_time(seconds)
 
 
 def _rate(rate: Any) -> str:
