@@ -23,15 +23,18 @@ from ccdstream.errors import OutputError, reason_of
 from ccdstream.history import SCALE_DECADES, STATES, History, on_scale, score_text, thousandths
 from ccdstream.report.alerts import FINDING, AlertLike
 from ccdstream.report.audit import plain
-from ccdstream.report.document import Facts, document
-from ccdstream.report.document import beside as _beside
-from ccdstream.report.document import counted as _counted
-from ccdstream.report.document import facts as _facts
-from ccdstream.report.document import length as _length
-from ccdstream.report.document import outline as _outline
-from ccdstream.report.document import percent as _percent
-from ccdstream.report.document import safe as _safe
-from ccdstream.report.document import text_of as _text
+from ccdstream.report.document import (
+    Facts,
+    beside,
+    counted,
+    document,
+    facts,
+    length,
+    outline,
+    percent,
+    safe,
+    text_of,
+)
 from ccdstream.report.files import printable, write_text
 from ccdstream.report.gallery import MOST_PEAKS, Gallery, Tile
 from ccdstream.timecode import short_time
@@ -207,7 +210,7 @@ def page(
     name = str(run["input"]["file"])
     kind = "report" if live is None else "live report"
     aspect = _aspect(run)
-    style = _text("page.css") + (
+    style = text_of("page.css") + (
         f":root {{ --aspect: {aspect:.5f}; --video-aspect: {abreast * aspect:.5f}; }}\n"
     )
     body = (
@@ -226,12 +229,8 @@ def page(
         + _quality(run)
         + _legend(run)
         + "</div>\n"
-        + (
-            _facts("the run", _run_facts(run))
-            if live is None
-            else _facts("the session", live.facts)
-        )
-        + f"</main>\n<footer><strong>{_safe(run['notice'])}</strong> Marks what is {FINDING}."
+        + (facts("the run", _run_facts(run)) if live is None else facts("the session", live.facts))
+        + f"</main>\n<footer><strong>{safe(run['notice'])}</strong> Marks what is {FINDING}."
         "</footer>\n"
         f'<script type="application/json" id="data">{_data(run, alerts, gallery, live)}</script>\n'
     )
@@ -239,7 +238,7 @@ def page(
         f"{name} - ccdstream {kind}",
         body,
         style=style,
-        script=_text("page.js"),
+        script=text_of("page.js"),
         sources="img-src data:; media-src data: 'self' file:; ",
         attributes=f'data-video="{"yes" if video else "no"}"{" data-wide" if abreast > 1 else ""}'
         f"{' data-live' if live else ''}",
@@ -250,11 +249,11 @@ def page(
 
 
 def _head(run: Run, name: str, kind: str, live: Live | None) -> str:
-    when = "" if live is None else f'<p class="when">{_safe(live.when)}</p>\n'
+    when = "" if live is None else f'<p class="when">{safe(live.when)}</p>\n'
     return (
         f'<header>\n<p class="brand">ccdstream <span>{kind}</span></p>\n'
-        f"<h1>{_safe(name)}</h1>\n{when}"
-        f'<p class="notice"><strong>{_safe(run["notice"])}</strong> {_safe(MEANING)}</p>\n'
+        f"<h1>{safe(name)}</h1>\n{when}"
+        f'<p class="notice"><strong>{safe(run["notice"])}</strong> {safe(MEANING)}</p>\n'
         "</header>\n"
     )
 
@@ -268,24 +267,24 @@ def _summary(run: Run, alerts: Sequence[AlertLike], gallery: Gallery, live: Live
         alert_s = live.alert_s
     frames = counts["frames"]
     unclear = frames - counts["informative_frames"]
-    of = _counted(frames, "frame")
+    of = counted(frames, "frame")
     if live is not None:
-        of = f"{frames:,} of {_counted(live.captured, 'frame')}"
+        of = f"{frames:,} of {counted(live.captured, 'frame')}"
     used = gallery.line.score[gallery.line.state > 0]
     highest = score_text(float(used.max())) if len(used) else "none"
     tiles = (
         ("Alerts", f"{counts['alerts']:,}", ""),
-        ("Time in alert", _length(alert_s), _percent(alert_s, length_s)),
+        ("Time in alert", length(alert_s), percent(alert_s, length_s)),
         ("Highest score", highest, f"alerts open at {run['alert_rule']['enter']:g}"),
-        ("Analysed", _length(length_s), of),
-        ("Uninformative", _percent(unclear, frames), _counted(unclear, "frame")),
+        ("Analysed", length(length_s), of),
+        ("Uninformative", percent(unclear, frames), counted(unclear, "frame")),
         *(() if live is None else live.tiles),
     )
     return (
         '<dl class="summary">\n'
         + "".join(
-            f"<div><dt>{_safe(what)}</dt><dd>{_safe(value)}"
-            + (f" <small>{_safe(more)}</small>" if more else "")
+            f"<div><dt>{safe(what)}</dt><dd>{safe(value)}"
+            + (f" <small>{safe(more)}</small>" if more else "")
             + "</dd></div>\n"
             for what, value, more in tiles
         )
@@ -299,10 +298,10 @@ def _warnings(run: Run) -> str:
         said.insert(0, "the run was ended early: what comes after the last frame was not analysed")
     if not said:
         return ""
-    items = "".join(f"<li>{_safe(each)}</li>" for each in said)
+    items = "".join(f"<li>{safe(each)}</li>" for each in said)
     return (
         '<section class="warnings" aria-labelledby="warnings-title">\n'
-        f'<h2 id="warnings-title">{_counted(len(said), "warning")}</h2>\n<ul>{items}</ul>\n'
+        f'<h2 id="warnings-title">{counted(len(said), "warning")}</h2>\n<ul>{items}</ul>\n'
         "</section>\n"
     )
 
@@ -317,7 +316,7 @@ def _stage(
 ) -> str:
     player = ""
     if video is not None:
-        address = _beside(video)
+        address = beside(video)
         sources = [] if inside is None else [_data_uri("video/mp4", inside)]
         player = (
             '<div class="screen">\n'
@@ -325,7 +324,7 @@ def _stage(
             'aria-label="The recording">'
             + "".join(f'<source src="{source}" type="video/mp4">' for source in [*sources, address])
             + "</video>\n"
-            f'<p id="lost" class="lost" hidden>The video <b>{_safe(printable(Path(video)))}'
+            f'<p id="lost" class="lost" hidden>The video <b>{safe(printable(Path(video)))}'
             "</b> cannot be played. It belongs into the folder of this page.</p>\n</div>\n"
             '<p id="short" class="short" hidden></p>\n'
             '<div class="controls" role="group" aria-label="Playing">\n'
@@ -379,7 +378,7 @@ def _line(
         return _PLOT_TOP + _PLOT_PX * (1 - place)
 
     bars = "".join(
-        f'<path class="{name}" d="{_outline(height, state == number)}"/>'
+        f'<path class="{name}" d="{outline(height, state == number)}"/>'
         for number, name in enumerate(STATES)
         if (state == number).any()
     )
@@ -462,7 +461,7 @@ def _live_marks(
             f'width="{max(right - left, 0.2):.3f}%" height="{_LAG_PX}"/>'
         )
     flags = "".join(
-        f'<g class="flag"><title>{_safe(name)}</title><line x1="{across(at_s):.3f}%" '
+        f'<g class="flag"><title>{safe(name)}</title><line x1="{across(at_s):.3f}%" '
         f'x2="{across(at_s):.3f}%" y1="{_PLOT_TOP}" y2="{bottom}"/>'
         f'<circle cx="{across(at_s):.3f}%" cy="{bottom}" r="4.5"/></g>'
         for at_s, name in live.flags
@@ -492,7 +491,7 @@ def _cards(
     rule, total = run["alert_rule"], run["counts"]["alerts"]
     head = (
         '<section class="alerts" aria-labelledby="alerts-title">\n'
-        f'<h2 id="alerts-title">{_counted(total, "alert") if total else "No alerts"}</h2>\n'
+        f'<h2 id="alerts-title">{counted(total, "alert") if total else "No alerts"}</h2>\n'
     )
     if not run["counts"]["frames"]:
         return f'{head}<p class="soft">No frame was analysed.</p>\n</section>\n'
@@ -541,7 +540,7 @@ def _card(
             "</button>\n"
         )
     length_s = alert.end_s - alert.start_s
-    lasted = f"for {_length(length_s)}" if alert.frames > 1 else "on a single frame"
+    lasted = f"for {length(length_s)}" if alert.frames > 1 else "on a single frame"
     gaps = f", gaps of up to {rule['merge_gap_s']:g} s aside" if alert.frames > 1 else ""
     match alert.clock:
         case None:
@@ -554,12 +553,12 @@ def _card(
         f"The score reached {rule['enter']:g} and stayed at or above {rule['leave']:g} {lasted}"
         f"{gaps}: {FINDING}, {where}."
     )
-    seen = _counted(alert.frames, "frame")
+    seen = counted(alert.frames, "frame")
     if alert.informative_frames < alert.frames:
         seen += f", {alert.informative_frames} informative"
     facts = (
         ("Peak", f"{score_text(alert.peak_score)} at {short_time(alert.peak_s, 2)}"),
-        ("Length", f"{_length(length_s)}, {seen}"),
+        ("Length", f"{length(length_s)}, {seen}"),
         ("Where", place),
         *(() if live is None else (("Wall clock", live.clocks[alert.number]),)),
     )
@@ -577,8 +576,8 @@ def _card(
         + "</h3>\n"
         + f'<p class="open">Open when the {ended}: it may go on.</p>\n' * alert.open_at_end
         + "<dl>"
-        + "".join(f"<div><dt>{what}</dt><dd>{_safe(value)}</dd></div>" for what, value in facts)
-        + f"</dl>\n<p>{_safe(why)}</p>\n{_clip(alert, clip, clip_plays)}</div>\n</li>\n"
+        + "".join(f"<div><dt>{what}</dt><dd>{safe(value)}</dd></div>" for what, value in facts)
+        + f"</dl>\n<p>{safe(why)}</p>\n{_clip(alert, clip, clip_plays)}</div>\n</li>\n"
     )
 
 
@@ -587,7 +586,7 @@ def _clip(alert: AlertLike, clip: Run | None, plays: bool) -> str:
     if clip is None:
         return ""
     name, into_s = clip["file"], max(alert.start_s - clip["offset_s"], 0.0)
-    address = _beside(name)
+    address = beside(name)
     player = (
         f'<video class="clip" controls playsinline preload="metadata" src="{address}" '
         f'data-offset="{clip["offset_s"]:.6f}" '
@@ -596,8 +595,8 @@ def _clip(alert: AlertLike, clip: Run | None, plays: bool) -> str:
         else ""
     )
     return (
-        f'{player}<p class="clip-name">The alert begins {_length(into_s)} into its clip, '
-        f'<a href="{address}">{_safe(printable(Path(name)))}</a></p>\n'
+        f'{player}<p class="clip-name">The alert begins {length(into_s)} into its clip, '
+        f'<a href="{address}">{safe(printable(Path(name)))}</a></p>\n'
     )
 
 
@@ -639,7 +638,7 @@ def _listing(listing: Listing) -> str:
         match value:
             case Beside(name):
                 words = ' class="words"'
-                inside = f'<a href="{_beside(name)}">{_safe(printable(Path(Path(name).name)))}</a>'
+                inside = f'<a href="{beside(name)}">{safe(printable(Path(Path(name).name)))}</a>'
             case Moment(seconds):
                 inside = (
                     f'<button type="button" class="at" data-seek="{seconds:.6f}">'
@@ -647,14 +646,14 @@ def _listing(listing: Listing) -> str:
                 )
             case text:
                 words = ' class="words"' * (len(text) > _SHORT)
-                inside = _safe(text)
-        return f'<td data-column="{_safe(column)}"{words}>{inside}</td>'
+                inside = safe(text)
+        return f'<td data-column="{safe(column)}"{words}>{inside}</td>'
 
-    head = "".join(f'<th scope="col">{_safe(column)}</th>' for column in listing.columns)
+    head = "".join(f'<th scope="col">{safe(column)}</th>' for column in listing.columns)
     rows = "".join(f"<tr>{''.join(map(cell, listing.columns, row))}</tr>\n" for row in listing.rows)
     return (
-        f'<section class="listing">\n<h2>{_safe(listing.title)}</h2>\n'
-        + f'<p class="soft">{_safe(listing.note)}</p>\n' * bool(listing.note)
+        f'<section class="listing">\n<h2>{safe(listing.title)}</h2>\n'
+        + f'<p class="soft">{safe(listing.note)}</p>\n' * bool(listing.note)
         + f"<table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>\n</section>\n"
     )
 
@@ -667,7 +666,7 @@ def _flow(live: Live) -> str:
     return (
         f'<div class="pair">\n{_listing(live.delays)}<section aria-labelledby="drops-title">\n'
         '<h2 id="drops-title">Frames left out</h2>\n<p class="soft">Of '
-        f"{_counted(live.captured, 'frame')} that were captured. The newest comes first: what "
+        f"{counted(live.captured, 'frame')} that were captured. The newest comes first: what "
         "arrives while another is analysed gives way.</p>\n"
         f'<table class="shares">\n<tbody>{rows}</tbody></table>\n</section>\n</div>\n'
     )
@@ -692,8 +691,8 @@ def _quality(run: Run) -> str:
 def _share_row(what: str, why: str, number: int, frames: int, kind: str) -> str:
     share = 100 * number / max(frames, 1)
     return (
-        f'<tr class="{kind}"><th scope="row">{_safe(what)}<small>{_safe(why)}</small></th>'
-        f'<td class="share">{_percent(number, frames)}</td>'
+        f'<tr class="{kind}"><th scope="row">{safe(what)}<small>{safe(why)}</small></th>'
+        f'<td class="share">{percent(number, frames)}</td>'
         '<td class="bar"><svg width="100%" height="10" aria-hidden="true">'
         '<rect class="back" width="100%" height="10" rx="2"/>'
         f'<rect class="UNCLEAR" width="{share:.2f}%" height="10" rx="2"/></svg></td>'
@@ -704,7 +703,7 @@ def _share_row(what: str, why: str, number: int, frames: int, kind: str) -> str:
 def _legend(run: Run) -> str:
     states = "".join(
         f'<div><dt><svg width="12" height="12" aria-hidden="true"><rect class="{name}" width="12" '
-        f'height="12" rx="2"/></svg> {name}</dt><dd>{_safe(STATE_WORDS[name])}</dd></div>'
+        f'height="12" rx="2"/></svg> {name}</dt><dd>{safe(STATE_WORDS[name])}</dd></div>'
         for name in ("ALERT", "WATCH", "NORMAL", "UNCLEAR")
     )
     rule = run["alert_rule"]
@@ -717,7 +716,7 @@ def _legend(run: Run) -> str:
         '<stop offset=".7" stop-color="#00dcc8"/><stop offset="1" stop-color="#8cff6e"/>'
         '</linearGradient></defs><rect width="100" height="10" fill="url(#ramp)"/></svg> In '
         "pictures, blue to green marks what is more unusual than 98 % to 99.98 % of normal "
-        f"pixels.</p>\n<p>{_safe(SCORE_MEANING)}</p>\n"
+        f"pixels.</p>\n<p>{safe(SCORE_MEANING)}</p>\n"
         "<p>The score is smoothed over time, and the scale of the line grows with each nine: "
         f"0.9, 0.99 and 0.999 stand at equal steps. An alert opens at {rule['enter']:g}, ends "
         f"where the score was last at {rule['leave']:g} or above, and goes on if it opens again "
