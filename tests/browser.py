@@ -152,6 +152,10 @@ def _first_tab(running: subprocess.Popen[str]) -> Iterator[Tab]:
         yield Tab(channel)
 
 
+_LEFT = "was interrupted while the page was loading."
+"""Firefox's word for the socket of a page that is being left: the one before, on the same tab."""
+
+
 class FirefoxTab(_Tab):
     """One page in Firefox: what `Tab` does, as far as tests use it."""
 
@@ -174,7 +178,9 @@ class FirefoxTab(_Tab):
                     raise RuntimeError(f"{method}: {told['error']}: {told['message']}")
                 return told["result"]
             if told.get("method") == "log.entryAdded" and told["params"]["level"] == "error":
-                self.errors.append(told["params"]["text"])
+                text = told["params"]["text"]
+                if not text.endswith(_LEFT):
+                    self.errors.append(text)
 
     def open(self, url: str, size: tuple[int, int] = (1366, 768)) -> None:
         """Open an address in a window of `size`, (width, height)."""
