@@ -38,6 +38,7 @@ from ccdstream.console import (
 from ccdstream.errors import EngineError, show_path
 from ccdstream.live.cli import devices, live
 from ccdstream.run_cli import analyse, run
+from ccdstream.run_text import Printing
 from ccdstream.train_cli import ablate, check, evaluate, train
 
 
@@ -233,7 +234,9 @@ def demo(
         _write_sample(video, seconds, seed, overwrite, quiet)
         options = RunOptions(overwrite=overwrite)
         with interrupts_end_input() as stopped, data_beside() as tell:
-            analyse(video, files, bundle, engine, options, tell=tell, stopped=stopped, quiet=quiet)
+            analyse(
+                video, files, bundle, engine, options, Printing(tell, quiet=quiet), stopped=stopped
+            )
             if not quiet:
                 say(
                     f"overlay video: {show_path(files.path('overlay.mp4'))}\n"

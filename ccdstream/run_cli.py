@@ -25,7 +25,6 @@ from ccdstream.console import (
     PrecisionName,
     PrecisionOption,
     Quiet,
-    alert_table,
     command,
     complain,
     count,
@@ -42,12 +41,9 @@ from ccdstream.run_text import (
     INTERRUPTED,
     STOPPING,
     BatchWatcher,
-    alert_line,
+    Printing,
     found_in,
-    say_outputs,
-    say_warnings,
     summary,
-    tell_stored,
 )
 
 if TYPE_CHECKING:
@@ -394,19 +390,13 @@ def _run_one(
         bundle = load_model(choice.model, quiet=True)
         there = standing(Job(path, files, path.name, alias), choice.results(bundle, options))
         if there.stored is not None:
-            called = path.name if alias is None else alias.name
+            stored, said = there.stored, f"{show_path(path.name)} is done already"
             with data_beside() as tell:
-                tell_stored(
-                    there.stored,
-                    path.name,
-                    called,
-                    files,
-                    tell=tell,
-                    as_json=as_json,
-                    quiet=choice.quiet,
-                )
-                if not choice.quiet:
-                    say(NOTICE)
+                printing = Printing(tell, as_json, choice.quiet)
+                for line in stored.lines:
+                    printing.alert(path.name if alias is None else alias.name, line)
+                printing.outcome(path.name, said, stored.record["warnings"], stored.alerts)
+                printing.outputs(files, stored.record["outputs"])
             return
         if there.state == "other":
             raise OutputError(
@@ -417,18 +407,8 @@ def _run_one(
             options = replace(options, overwrite=True)
     bundle, selected = choice(Place())
     with interrupts_end_input() as stopped, data_beside() as tell:
-        analyse(
-            path,
-            files,
-            bundle,
-            selected,
-            options,
-            tell=tell,
-            stopped=stopped,
-            as_json=as_json,
-            quiet=choice.quiet,
-            alias=alias,
-        )
+        printing = Printing(tell, as_json, choice.quiet)
+        analyse(path, files, bundle, selected, options, printing, stopped=stopped, alias=alias)
         if names is not None and not choice.quiet:
             names.say_what_to_do(options)
         if stopped():
@@ -470,14 +450,8 @@ def _run_batch(
     check_bundle(bundle)
     with interrupts_end_input() as stopped, data_beside() as tell:
         with progress("recording", choice.quiet) as bar:
-            watcher = BatchWatcher(
-                bar,
-                bundle.model_id,
-                len(found.jobs),
-                tell=tell,
-                as_json=as_json,
-                quiet=choice.quiet,
-            )
+            printing = Printing(tell, as_json, choice.quiet)
+            watcher = BatchWatcher(bar, bundle.model_id, len(found.jobs), printing)
             ledger = run_batch(
                 found,
                 choice.results(bundle, options),
@@ -512,17 +486,14 @@ def analyse(
     bundle: "Bundle",
     engine: "SelectedEngine",
     options: "RunOptions",
+    printing: Printing,
     *,
-    tell: Callable[[str], None],
     stopped: Callable[[], bool],
-    as_json: bool = False,
-    quiet: bool = False,
     alias: "Alias | None" = None,
 ) -> None:
     """Analyse one recording in this process, and print what it is doing and what came of it.
 
     Args:
-        tell: prints data.
         alias: what it is called, with `options.deid`.
     """
     from ccdstream import recording
@@ -530,8 +501,8 @@ def analyse(
 
     called = path.name if alias is None else alias.name
     with_what = f"{show_path(path.name)}: {bundle.model_id}, {engine.name} on {engine.device}"
-    with progress("frame", quiet) as bar:
-        begun = told = quiet
+    with progress("frame", printing.quiet) as bar:
+        begun = told = printing.quiet
 
         def on_progress(at: "Progress") -> None:
             nonlocal begun, told
@@ -544,9 +515,9 @@ def analyse(
                 bar.aside(lambda: say(STOPPING))
 
         def on_alert(alert: "Alert", source: "VideoSource") -> None:
-            if as_json:
+            if printing.as_json:  # the bar flickers for it
                 record = alert_record(alert, source.time_base)
-                bar.aside(lambda: tell(alert_line(called, record)))
+                bar.aside(lambda: printing.alert(called, record))
 
         result = recording.run(
             path,
@@ -559,11 +530,6 @@ def analyse(
             on_progress=on_progress,
             on_alert=on_alert,
         )
-    say_warnings(path.name, result.warnings)
-    if quiet:
-        return
-    say("\n".join([found_in(result), *result.notes]))
-    if not as_json:
-        tell("\n".join(alert_table(result.alerts)))
-    say_outputs(files, [file.name for file in result.outputs])
-    say(NOTICE)
+    said = "\n".join([found_in(result), *result.notes])
+    printing.outcome(path.name, said, result.warnings, result.alerts)
+    printing.outputs(files, [file.name for file in result.outputs])

@@ -3,17 +3,19 @@
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ccdstream import NOTICE
 from ccdstream.console import Bar, alert_table, complain, count, say
 from ccdstream.errors import CcdstreamError, show_path
 from ccdstream.timecode import timecode
 
 if TYPE_CHECKING:
     from ccdstream.alert import Alert
-    from ccdstream.batch import Entry, Ledger, Opened, Stored
+    from ccdstream.batch import Entry, Ledger, Opened
     from ccdstream.recording import OutputFiles, Progress, RunResult
 
 Record = dict[str, Any]
@@ -21,11 +23,6 @@ Record = dict[str, Any]
 
 STOPPING = "stopping: the files are being finished"
 INTERRUPTED = "interrupted: what was analysed up to there is whole"
-
-
-def alert_line(recording: str, record: Record) -> str:
-    """An alert as it is printed with --json."""
-    return json.dumps({"recording": recording, **record}, allow_nan=False)
 
 
 def found_in(result: "RunResult") -> str:
@@ -39,67 +36,66 @@ def found_in(result: "RunResult") -> str:
     )
 
 
-def say_warnings(name: str, warnings: Sequence[str]) -> None:
-    """What the results of a recording are to be read with."""
-    for warning in warnings:
-        say(f"warning: {show_path(name)}: {warning}")
+@dataclass(frozen=True, slots=True)
+class Printing:
+    """How a run prints: data through `tell`, and words on stderr unless `quiet`."""
 
+    tell: Callable[[str], None]
+    as_json: bool = False
+    quiet: bool = False
 
-def say_outputs(files: "OutputFiles", names: Sequence[str]) -> None:
-    """Say where results are: first the one for people."""
-    report = files.path("report.html")
-    say(f"report, for a browser: {show_path(report)}")
-    others = ", ".join(show_path(name) for name in names if name != report.name)
-    say(f"also in {show_path(files.folder)}{os.sep}: {others}")
+    def alert(self, called: str, record: Record) -> None:
+        """An alert as it closes, with --json; the table comes at the end.
 
+        Args:
+            called: what the recording is called to those who read data.
+        """
+        if self.as_json:
+            self.tell(json.dumps({"recording": called, **record}, allow_nan=False))
 
-def tell_stored(
-    stored: "Stored",
-    name: str,
-    called: str,
-    files: "OutputFiles",
-    *,
-    tell: Callable[[str], None],
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Of a recording that is done already: what the run said of it."""
-    say_warnings(name, stored.record["warnings"])
-    if not quiet:
-        say(f"{show_path(name)} is done already")
-    if as_json:
-        for line in stored.lines:
-            tell(alert_line(called, line))
-    elif not quiet:
-        tell("\n".join(alert_table(stored.alerts)))
-    if not quiet:
-        say_outputs(files, stored.record["outputs"])
+    def outcome(
+        self,
+        name: str,
+        said: str,
+        warnings: Sequence[str],
+        alerts: "Sequence[Alert]",
+        *,
+        heading: Sequence[str] = (),
+    ) -> None:
+        """What came of a recording, or is there already. Its warnings are said also if quiet: its
+        results are to be read with them."""
+        for warning in warnings:
+            say(f"warning: {show_path(name)}: {warning}")
+        if self.quiet:
+            return
+        say(said)
+        if not self.as_json:
+            self.tell("\n".join([*heading, *alert_table(alerts)]))
+
+    def outputs(self, files: "OutputFiles", names: Sequence[str]) -> None:
+        """Where the results of the one recording are: first the one for people."""
+        if self.quiet:
+            return
+        report = files.path("report.html")
+        say(f"report, for a browser: {show_path(report)}")
+        others = ", ".join(show_path(name) for name in names if name != report.name)
+        say(f"also in {show_path(files.folder)}{os.sep}: {others}")
+        say(NOTICE)
 
 
 class BatchWatcher:
     """What is said of a batch while it is at work: a bar for all, and one for each that is."""
 
-    def __init__(
-        self,
-        bar: Bar,
-        model: str,
-        recordings: int,
-        *,
-        tell: Callable[[str], None],
-        as_json: bool,
-        quiet: bool,
-    ) -> None:
+    def __init__(self, bar: Bar, model: str, recordings: int, printing: Printing) -> None:
         self._bar = bar
-        self._tell_data = tell
+        self._printing = printing
         self._model = model
         self._recordings = recordings
-        self._as_json = as_json
-        self._quiet = quiet
         self._open: dict[str, Progress] = {}
         self._frames = self._alerts = self._ended = 0
 
     def opened(self, opened: "Opened", at_a_time: int) -> None:
-        if not self._quiet:
+        if not self._printing.quiet:
             what = f"{self._model}, {opened.engine} on {opened.device}"
             self.say(f"{what}, {count(at_a_time, 'recording')} at a time")
 
@@ -118,14 +114,10 @@ class BatchWatcher:
         self._bar.show(self._ended, self._recordings, f"{text}, {count(alerts, 'alert')}")
 
     def alert(self, entry: "Entry", record: Record) -> None:
-        if self._as_json:
-            self._bar.aside(lambda: self._tell_records(entry, [record]))
-
-    def _tell_records(self, entry: "Entry", records: Sequence[Record]) -> None:
         alias = None if entry.job is None else entry.job.alias
         called = entry.name if alias is None else alias.name
-        for record in records:
-            self._tell_data(alert_line(called, record))
+        if self._printing.as_json:  # the bar flickers for it
+            self._bar.aside(lambda: self._printing.alert(called, record))
 
     def ended(self, entry: "Entry", result: "RunResult | None") -> None:
         self._ended += entry.job is not None
@@ -140,31 +132,23 @@ class BatchWatcher:
             stored = entry.stored
             report = "" if entry.job is None else show_path(entry.job.files.path("report.html"))
             said = f" is done already; report: {report}"
-            self._bar.aside(lambda: self._tell(entry, said, stored.alerts, stored.lines))
+            for record in stored.lines:
+                self.alert(entry, record)
+            self._bar.aside(lambda: self._tell(entry, said, stored.alerts))
         elif entry.status in ("failed", "crashed"):
             about = f"{show_path(entry.name)}: " if entry.status == "crashed" else ""
             self._bar.aside(lambda: complain(CcdstreamError(f"{about}{entry.reason}")))
         self._show()
 
-    def _tell(
-        self, entry: "Entry", said: str, alerts: "Sequence[Alert]", records: Sequence[Record] = ()
-    ) -> None:
-        """How one ended. `records`: of the alerts, where they are not told yet."""
-        say_warnings(entry.name, entry.warnings)
-        if self._as_json:
-            self._tell_records(entry, records)
-        if self._quiet:
-            return
+    def _tell(self, entry: "Entry", said: str, alerts: "Sequence[Alert]") -> None:
         name = show_path(entry.name)
-        say(f"{name}{said}")
-        if not self._as_json:
-            self._tell_data("\n".join([name, *alert_table(alerts)]))
+        self._printing.outcome(entry.name, f"{name}{said}", entry.warnings, alerts, heading=[name])
 
     def warn(self, text: str) -> None:
         self.say(text)
 
     def stopping(self) -> None:
-        if not self._quiet:
+        if not self._printing.quiet:
             self.say(STOPPING)
 
     def say(self, text: str) -> None:
