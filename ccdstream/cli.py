@@ -46,7 +46,7 @@ class Commands(TyperGroup):
     """All commands, or all of a group."""
 
     def get_params(self, ctx: Any) -> Any:
-        """What is told of in --help."""
+        """All its options and arguments."""
         return _plain_flags(super().get_params(ctx))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:

@@ -32,6 +32,7 @@ from ccdstream.console import (
     Quiet,
     TerminalBar,
     command,
+    data_beside,
     interrupts_end_input,
     load_model,
     one_of,
@@ -252,11 +253,12 @@ def evaluate(
                 )
             text = evaluation.table(document)
             written, first = "figures, page and scores", "evaluation.html"
-        tell(json.dumps(document) if as_json else text)
-        if output is not None:
-            say(f"{written} in {show_path(output)}{os.sep}: open {show_path(output / first)}")
-        if record:
-            _record(bundle, selected, videos, document)
+        with data_beside() as tell_data:
+            tell_data(json.dumps(document) if as_json else text)
+            if output is not None:
+                say(f"{written} in {show_path(output)}{os.sep}: open {show_path(output / first)}")
+            if record:
+                _record(bundle, selected, videos, document)
 
 
 def _check_recording(model: str | None) -> None:
