@@ -38,7 +38,11 @@ def start(*arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
     """`python -m ccdstream`, started; its output is piped unless `options` say otherwise."""
     return subprocess.Popen(
         [sys.executable, "-m", "ccdstream", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"},
+        env={
+            **os.environ,
+            **{"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"},
+            "PYTHONUNBUFFERED": "",  # as for most users: Python keeps what it could not write
+        },
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
 
