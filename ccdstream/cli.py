@@ -103,7 +103,8 @@ BatchOption = Annotated[
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"ccdstream {__version__}\n{NOTICE}")
+        with command():
+            tell(f"ccdstream {__version__}\n{NOTICE}")
         raise typer.Exit
 
 
