@@ -3,18 +3,19 @@
 stdout is data, stderr is for people. Nothing heavy is imported before a command needs it.
 """
 
+import io
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ccdstream.errors import CcdstreamError, OutputError
+from ccdstream.errors import CcdstreamError, OutputError, reason_of
 from ccdstream.timecode import parse_timecode, timecode
 
 if TYPE_CHECKING:
@@ -54,20 +55,27 @@ class PrecisionName(StrEnum):
     int8 = "int8"
 
 
+def one_of(names: type[StrEnum]) -> str:
+    """What there is to choose from, in words: a wide column of --help leaves its text no room."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
+
+
 MODEL_PANEL = "Model and engine"
-MODEL_HELP = "Model bundle: a folder, or a packaged one's name (see model list)."
+MODEL_HELP = (
+    "Model bundle: a folder, or a packaged one's name (see model list). The default one if left "
+    "out."
+)
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         metavar="BUNDLE",
-        help=f"{MODEL_HELP} Default: default.",
+        help=MODEL_HELP,
         rich_help_panel=MODEL_PANEL,
     ),
 ]
-BundleArgument = Annotated[
-    str | None, typer.Argument(help=f"{MODEL_HELP} The default one if left out.")
-]
+BundleArgument = Annotated[str | None, typer.Argument(metavar="BUNDLE", help=MODEL_HELP)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of tables.")]
@@ -77,7 +85,8 @@ DeviceOption = Annotated[
 EngineOption = Annotated[
     EngineName,
     typer.Option(
-        help="What computes; auto takes the first that passes the gate.",
+        metavar="NAME",
+        help=f"What computes: {one_of(EngineName)}. auto takes the first that passes the gate.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -108,7 +117,8 @@ def command() -> Iterator[None]:
     try:
         yield
     except CcdstreamError as error:
-        complain(error)
+        if not isinstance(error.__cause__, BrokenPipeError):  # who read stdout has gone, and knows
+            complain(error)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         say("interrupted: what was not finished is gone")
@@ -146,19 +156,78 @@ def _restore(handlers: "dict[signal.Signals, Any]") -> None:
         signal.signal(number, handler)
 
 
-def tell(text: str) -> None:
-    """Print data: on stdout, at once."""
+def tell(text: str, *, err: bool = False) -> None:
+    """Print data, at once: on stdout, or where data is what goes to stderr, there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     try:
-        typer.echo(text)
-    except BrokenPipeError:  # whoever read it has gone; typer ends the program without a word
-        raise
+        typer.echo(text, err=err)
     except OSError as error:
-        raise OutputError(f"cannot write to the standard output: {error.strerror}.") from error
+        _forget_unwritten(err)
+        name = "error" if err else "output"
+        raise OutputError(f"cannot write to the standard {name}: {reason_of(error)}.") from error
 
 
 def say(text: str, *, red: bool = False) -> None:
-    """Print a word to people: on stderr."""
-    typer.echo(typer.style(text, fg=typer.colors.RED) if red else text, err=True)
+    """Print a word to people: on stderr. Where that cannot be written there is nobody to tell, and
+    what is under way goes on."""
+    with suppress(OutputError):
+        tell(typer.style(text, fg=typer.colors.RED) if red else text, err=True)
+
+
+def _forget_unwritten(err: bool) -> None:
+    """Have a stream try anew each time: it would keep what it could not write, and Python would
+    end with status 120 for that, even where all else is well."""
+    stream = sys.stderr if err else sys.stdout
+    anew = io.TextIOWrapper(
+        io.FileIO(stream.fileno(), "w", closefd=False),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        write_through=True,
+    )
+    if err:
+        sys.stderr = anew
+    else:
+        sys.stdout = anew
+
+
+class Data:
+    """Data for stdout, or stderr, beside work that goes on where it cannot be written.
+
+    Args:
+        on_lost: told once, with why; nothing more is printed then.
+        err: for stderr.
+
+    Attributes:
+        lost: whether some could not be written.
+    """
+
+    def __init__(self, on_lost: Callable[[str], None], *, err: bool = False) -> None:
+        self.lost = False
+        self._on_lost = on_lost
+        self._err = err
+
+    def tell(self, text: str) -> None:
+        """Print it, at once."""
+        if self.lost:
+            return
+        try:
+            tell(text, err=self._err)
+        except OutputError as error:
+            self.lost = True
+            self._on_lost(str(error))
+
+
+@contextmanager
+def data_beside() -> Iterator[Callable[[str], None]]:
+    """What prints data beside files, which are worth finishing without it. The exit status is 1
+    then."""
+    data = Data(lambda why: complain(OutputError(f"{why} The files are finished all the same.")))
+    yield data.tell
+    if data.lost:
+        raise typer.Exit(1)
 
 
 def complain(error: CcdstreamError) -> None:
@@ -308,6 +377,23 @@ class PlainBar(Bar):
             say(text)
 
 
+class _Terminal:
+    """stderr for a bar, which goes on where there is no terminal any more, as `say` does."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _forget_unwritten(err=True)
+
+
 class TerminalBar(Bar):
     """A bar on the terminal, with the time left."""
 
@@ -327,7 +413,7 @@ class TerminalBar(Bar):
                 table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
             ),
             expand=True,
-            console=Console(stderr=True),
+            console=Console(file=_Terminal()),  # type: ignore[arg-type]
             transient=True,
             # rich would print on stderr what is written to stdout meanwhile
             redirect_stdout=False,
@@ -359,7 +445,7 @@ def progress(noun: str, quiet: bool) -> Iterator[Bar]:
     """A bar on a terminal, a plain line now and then elsewhere, nothing if quiet."""
     if quiet:
         yield Bar(noun)
-    elif not sys.stderr.isatty():
+    elif sys.stderr is None or not sys.stderr.isatty():  # None: closed
         yield PlainBar(noun)
     else:
         bar = TerminalBar(noun)

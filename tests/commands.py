@@ -5,10 +5,14 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 from ccdstream.bundle import Bundle
@@ -34,9 +38,45 @@ def start(*arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
     """`python -m ccdstream`, started; its output is piped unless `options` say otherwise."""
     return subprocess.Popen(
         [sys.executable, "-m", "ccdstream", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"},
+        env={
+            **os.environ,
+            **{"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"},
+            "PYTHONUNBUFFERED": "",  # as for most users: Python keeps what it could not write
+        },
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
+
+
+@contextmanager
+def unwritable(why: str) -> Iterator[int]:
+    """A file descriptor that cannot be written: of a full disk, or of a pipe whose reader has
+    gone."""
+    if why == "full":
+        if not os.path.exists("/dev/full"):
+            pytest.skip("needs /dev/full")
+        writing = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, writing = os.pipe()
+        os.close(reading)
+    yield writing
+    os.close(writing)
+
+
+def outcome(
+    *arguments: object, cwd: Path, stdout: str = "", stderr: str = ""
+) -> tuple[int, bytes, bytes]:
+    """Exit status, stdout and stderr of a command whose stdout or stderr cannot be written."""
+    with ExitStack() as stack:
+        options: dict[str, Any] = {}
+        for name, why in (("stdout", stdout), ("stderr", stderr)):
+            if why == "closed":
+                number = {"stdout": 1, "stderr": 2}[name]
+                options["preexec_fn"] = partial(os.close, number)
+            elif why:
+                options[name] = stack.enter_context(unwritable(why))
+        process = stack.enter_context(start(*arguments, cwd=cwd, **options))
+        data, said = process.communicate(timeout=60)
+    return process.returncode, data or b"", said or b""
 
 
 def refusal(result: Any, *, exit_code: int = 1) -> str:

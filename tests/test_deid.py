@@ -766,8 +766,8 @@ def test_options_that_do_not_go_together_are_wrong_usage_and_leave_nothing(
 def test_videos_that_are_copied_as_they_are_do_not_go_with_deid(video: Any) -> None:
     import typer
 
-    from ccdstream.cli import _names_of
     from ccdstream.recording import RunOptions
+    from ccdstream.run_cli import _names_of
 
     with pytest.raises(typer.BadParameter, match="copies the recording's pictures as they are"):
         _names_of(RunOptions(video=video, deid=True), [Path("a.mp4")], None, None)

@@ -15,7 +15,7 @@ from ccdstream import packaged
 from ccdstream.bundle import PROGRAM, Bundle, load_bundle, record_figures
 from ccdstream.errors import BundleError, OutputError
 from tests.bundles import ToyEngine, toy_program, write_toy_bundle
-from tests.commands import bright_between, ccdstream, everything_in, refusal
+from tests.commands import bright_between, ccdstream, everything_in, outcome, refusal
 from tests.test_evaluate import Folder, filled
 from trainer.evaluate import evaluate
 from trainer.figures import Made, of_frames, of_videos
@@ -248,6 +248,15 @@ def test_evaluate_records_what_it_measured_and_the_bundle_still_verifies(
         if line.startswith("figures ")
     ]
     assert told in line and "alert rate" in line
+
+
+def test_figures_are_recorded_where_nobody_reads_stdout_and_the_exit_is_1(
+    toy: Bundle, data: Folder
+) -> None:
+    arguments = ("evaluate", data.path, "--model", toy.path, "--device", "cpu", "--record")
+    status, _, said = outcome(*arguments, cwd=data.path.parent, stdout="gone")
+    assert status == 1 and b"cannot write to the standard output" in said
+    assert len(load_bundle(toy.path).manifest["figures"]) == 1
 
 
 def test_evaluate_records_videos_under_the_hash_of_videos_and_truths(

@@ -19,7 +19,16 @@ from ccdstream.live.latency import StageDelays
 from ccdstream.live.record import Recorder
 from ccdstream.live.session import Counts, LiveOptions, LiveResult
 from tests.bundles import write_toy_bundle
-from tests.commands import SIZE, bright_between, ccdstream, everything_in, refusal, rows_of, start
+from tests.commands import (
+    SIZE,
+    bright_between,
+    ccdstream,
+    everything_in,
+    outcome,
+    refusal,
+    rows_of,
+    start,
+)
 from tests.disks import SmallFile
 
 RESULTS = {
@@ -220,6 +229,54 @@ def test_a_full_disk_is_said_when_it_is_known_at_the_end_only_and_also_when_quie
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: overlay recording: cannot write ") and "No space left" in line
+
+
+def live_unheard(
+    toy: Path, clip: Path, out: Path, *more: object, **unwritable: str
+) -> tuple[int, bytes, bytes]:
+    """A session whose stdout or stderr cannot be written."""
+    session = ("live", "--device", clip, "--pace", "-o", out, "--model", toy, *more)
+    return outcome(*session, "--max-latency", "60s", cwd=out.parent, **unwritable)
+
+
+@pytest.mark.parametrize("why", ["full", "gone"])
+def test_alerts_that_cannot_be_printed_end_no_session_and_the_exit_is_1(
+    toy: Path, clip: Path, tmp_path: Path, why: str
+) -> None:
+    out = tmp_path / "out"
+    status, _, said = live_unheard(toy, clip, out, "--json", stdout=why)
+    record = json.loads((out / "live.run.json").read_text())
+    assert status == 1, said
+    assert record["counts"]["captured"] == 38 and record["ended_by"] == "end of the source"
+    assert list(record["failures"]) == ["standard output"] and record["tracebacks"] == {}
+    assert "part_failed" in [event["kind"] for event in events_of(out)]
+    errors = [line for line in said.decode().splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "cannot write to the standard output" in errors[0]
+    assert len((out / "live.alerts.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("why", ["full", "gone", "closed"])
+def test_a_session_goes_on_where_nobody_can_be_told(
+    toy: Path, clip: Path, tmp_path: Path, why: str
+) -> None:
+    out = tmp_path / "out"
+    status, data, _ = live_unheard(toy, clip, out, "--json", stderr=why)
+    record = json.loads((out / "live.run.json").read_text())
+    assert (status, record["failures"]) == (0, {})
+    assert record["counts"]["captured"] == 38 and record["ended_by"] == "end of the source"
+    assert [json.loads(line)["alert"] for line in data.splitlines()] == [1]
+
+
+@pytest.mark.parametrize("why", ["full", "gone"])
+def test_json_lines_on_stderr_that_cannot_be_written_are_a_failure(
+    toy: Path, clip: Path, tmp_path: Path, why: str
+) -> None:
+    out = tmp_path / "out"
+    status, _, _ = live_unheard(toy, clip, out, "--log-json", stderr=why)
+    record = json.loads((out / "live.run.json").read_text())
+    assert (status, list(record["failures"])) == (1, ["standard error"])
+    assert record["counts"]["captured"] == 38
+    assert events_of(out)[-1]["kind"] == "session_ended"
 
 
 def broken(*_: object, **__: object) -> Any:

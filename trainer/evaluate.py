@@ -33,10 +33,10 @@ import numpy as np
 from ccdstream import __version__
 from ccdstream.bundle import PROGRAM, Bundle
 from ccdstream.engine.base import Engine
-from ccdstream.errors import DataError, EngineError, OutputError, show_path
+from ccdstream.errors import DataError, OutputError, show_path
 from ccdstream.frames import VIEW_SIZE
 from ccdstream.fuse import Calibration
-from ccdstream.score import mask_map
+from ccdstream.score import mask_map, not_finite
 from ccdstream.view import Profile, map_to_image, mask_to_view, whole_frame
 from trainer.baselines import centre_map, image_baselines, red_map, surfaces
 from trainer.data import Dataset, Item, Views, content_hash, load_views, read_mask, survey
@@ -374,10 +374,7 @@ def _score(
     raw = np.concatenate([output.score for output in outputs])
     maps = np.concatenate([output.anomaly_map for output in outputs])
     if not (np.isfinite(raw).all() and np.isfinite(maps).all()):
-        raise EngineError(
-            f"{engine.name} on {engine.device} gave a score or a map that is not finite. "
-            "Check the model here with: ccdstream model verify."
-        )
+        raise not_finite(engine)
     masked = [mask_map(m, v) for m, v in zip(maps, views.valid, strict=True)]
     counted = [np.isfinite(_laid_over(m, v)) for m, v in zip(masked, views.valid, strict=True)]
     return Scores(

@@ -17,7 +17,9 @@ import typer
 from ccdstream import NOTICE
 from ccdstream.console import (
     ALERT_HEAD,
+    MODEL_PANEL,
     Bar,
+    Data,
     Device,
     EngineName,
     EngineOption,
@@ -58,12 +60,28 @@ MOST_PLAIN = 0.05
 """Share of pictures without heat from which on the figures need a word."""
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
+# the options of live, in groups
+_SOURCE = "Source"
+_RECORDING = "Recording"
+_WATCHING = "Watching"
+
 SizeOption = Annotated[
-    str | None, typer.Option("--size", metavar="WxH", help="Picture to ask for, such as 720x576.")
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="WxH",
+        help="Picture to ask for, such as 720x576.",
+        rich_help_panel=_SOURCE,
+    ),
 ]
 RateOption = Annotated[
     str | None,
-    typer.Option("--rate", metavar="R", help="Frames a second to ask for: 25, 30000/1001."),
+    typer.Option(
+        "--rate",
+        metavar="R",
+        help="Frames a second to ask for: 25, 30000/1001.",
+        rich_help_panel=_SOURCE,
+    ),
 ]
 
 
@@ -99,59 +117,120 @@ def live(
             metavar="SOURCE",
             help="Camera number or path (see devices), URL such as rtsp://HOST/PATH, - for a pipe, "
             "lavfi:FILTERS, or with --pace a recording.",
+            rich_help_panel=_SOURCE,
         ),
     ],
     pace: Annotated[
-        bool, typer.Option("--pace", help="Play a recording at its own rate, as if it were live.")
+        bool,
+        typer.Option(
+            "--pace",
+            help="Play a recording at its own rate, as if it were live.",
+            rich_help_panel=_SOURCE,
+        ),
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the results; default live-DATE-TIME."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for the results; default live-DATE-TIME."
+        ),
     ] = None,
     size: SizeOption = None,
     rate: RateOption = None,
     pixel_format: Annotated[
-        str | None, typer.Option(help="Pixel format to ask for, such as mjpeg or yuyv422.")
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Pixel format to ask for, such as mjpeg or yuyv422.",
+            rich_help_panel=_SOURCE,
+        ),
     ] = None,
     max_latency: Annotated[
-        str, typer.Option(metavar="T", help="Nothing older than this is shown: 100ms.")
+        str, typer.Option(metavar="T", help="Nothing older than this is shown.")
     ] = "100ms",
     timeout: Annotated[
-        str, typer.Option(metavar="T", help="Without a frame for so long the signal is lost.")
+        str,
+        typer.Option(
+            metavar="T",
+            help="Without a frame for so long the signal is lost.",
+            rich_help_panel=_SOURCE,
+        ),
     ] = "2s",
     record: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             help="Record what is shown, as NAME.overlay.000.mp4 and so on in the output folder.",
+            rich_help_panel=_RECORDING,
         ),
     ] = None,
     record_source: Annotated[
-        bool, typer.Option("--record-source", help="Record what the source gives, too.")
+        bool,
+        typer.Option(
+            "--record-source", help="Record what the source gives, too.", rich_help_panel=_RECORDING
+        ),
     ] = False,
     segment: Annotated[
-        str, typer.Option(metavar="T", help="A new file begins after this time: 10m; 0 for never.")
+        str,
+        typer.Option(
+            metavar="T",
+            help="A new file begins after this time; 0 for never.",
+            rich_help_panel=_RECORDING,
+        ),
     ] = "10m",
     pre: Annotated[
         float | None,
-        typer.Option(min=0, max=300, help="Seconds before an alert in its clip; 5 with --record."),
+        typer.Option(
+            metavar="S",
+            min=0,
+            max=300,
+            help="Seconds before an alert in its clip; 5 with --record.",
+            rich_help_panel=_RECORDING,
+        ),
     ] = None,
     post: Annotated[
-        float | None, typer.Option(min=0, max=300, help="Seconds after an alert in its clip.")
+        float | None,
+        typer.Option(
+            metavar="S",
+            min=0,
+            max=300,
+            help="Seconds after an alert in its clip; 5 with --record.",
+            rich_help_panel=_RECORDING,
+        ),
     ] = None,
-    view: Annotated[bool, typer.Option("--view", help="Serve a page to watch it on.")] = False,
+    view: Annotated[
+        bool, typer.Option("--view", help="Serve a page to watch it on.", rich_help_panel=_WATCHING)
+    ] = False,
     host: Annotated[
-        str, typer.Option(help="Address of the page; others than this machine need a token.")
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address of the page; others than this machine need a token.",
+            rich_help_panel=_WATCHING,
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 for a free one.")] = 8080,
+    port: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Its port; 0 for a free one.",
+            rich_help_panel=_WATCHING,
+        ),
+    ] = 8080,
     window: Annotated[
-        bool, typer.Option("--window", help="Show it in a window on this screen.")
+        bool,
+        typer.Option(
+            "--window", help="Show it in a window on this screen.", rich_help_panel=_WATCHING
+        ),
     ] = False,
     duration: Annotated[
         str | None, typer.Option(metavar="T", help="End by itself so long after the first frame.")
     ] = None,
     model: Model = None,
-    compute: Annotated[Device, typer.Option("--compute", help="Where to compute.")] = Device.auto,
+    compute: Annotated[
+        Device, typer.Option("--compute", help="Where to compute.", rich_help_panel=MODEL_PANEL)
+    ] = Device.auto,
     engine: EngineOption = EngineName.auto,
     precision: PrecisionOption = PrecisionName.fp16,
     log_json: Annotated[
@@ -257,8 +336,11 @@ class _Session:
         with ExitStack() as stack:
             silent = self.quiet or self.log_json
             bar = stack.enter_context(progress("frame", silent))
+            printed = Data(lambda why: failures.add("standard output", why))
+            log_lines = Data(lambda why: failures.add("standard error", why), err=True)
             told = _Told(
                 bar,
+                printed.tell,
                 board,
                 self.source.name,
                 self.folder,
@@ -273,7 +355,7 @@ class _Session:
                 STEM,
                 parts=self.bundle.parts,
                 start_wall=clock.wall_of,
-                log_json=(lambda line: say(line)) if self.log_json else None,
+                log_json=log_lines.tell if self.log_json else None,
             )
             stack.enter_context(journal)
 
@@ -500,6 +582,7 @@ class _Told:
     def __init__(
         self,
         bar: Bar,
+        tell: Callable[[str], None],
         board: "Board",
         source: str,
         folder: Path,
@@ -511,6 +594,7 @@ class _Told:
         self.connected = False
         """Whether a frame came."""
         self._bar = bar
+        self._tell = tell
         self._board = board
         self._source = source
         self._folder = folder
@@ -578,7 +662,7 @@ class _Told:
             if not self._headed:
                 self._headed = True
                 line = f"{ALERT_HEAD}\n{line}"
-        self._bar.aside(lambda: tell(line))
+        self._bar.aside(lambda: self._tell(line))
 
     def count(self, counts: "Counts", delays: "StageDelays") -> None:
         """Say how it goes, on the status line."""
