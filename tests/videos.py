@@ -16,8 +16,12 @@ import numpy as np
 from av.stream import Disposition
 
 from ccdstream.encode import repeatable_x264
+from ccdstream.frames import Frame
 
 Planes = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+ALL_B = {"g": "50", "bf": "16", "b_strategy": "0", "sc_threshold": "0"}
+"""x264 options: as many B-frames as there can be."""
 
 
 def level(k: int) -> int:
@@ -231,3 +235,14 @@ def flip_bits(source: Path, path: Path, *, seed: int, flips: int = 30) -> Path:
         data[random.randrange(len(data) // 10, len(data) * 7 // 10)] ^= 1 << random.randrange(8)
     path.write_bytes(data)
     return path
+
+
+def busy_video(path: Path, frames: int = 50, **options: object) -> Path:
+    """With something in every packet, so that damage hits something."""
+    return make_video(
+        path, frames=frames, picture_of=lambda k: picture(textured(k, (48, 64))), **options
+    )
+
+
+def indices(frames: list[Frame]) -> list[int]:
+    return [index_of(frame.y) for frame in frames]
