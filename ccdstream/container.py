@@ -73,6 +73,8 @@ class OneFile:
         """Whether it ended early while it was opened: it has more tags than FFmpeg can take."""
         self.parts: Parts | None = None
         """What follows the parts of the file as they are read."""
+        self.unedited = False
+        """Whether it is an MP4 that leaves out no picture that it holds."""
         self._opening = False
 
     @contextmanager
@@ -158,11 +160,12 @@ def open_container(path: Path, hwaccel: HWAccel | None = None) -> tuple[InputCon
 def _container_in(file: OneFile, shown: str, hwaccel: HWAccel | None) -> InputContainer:
     head = file.read(512)
     size = max(0, file.seek(0, os.SEEK_END))
-    excess = mp4_index.excess_of(file, size)
-    if excess:
+    claims = mp4_index.claims_of(file, size)
+    file.unedited = claims.unedited
+    if claims.excess:
         raise VideoOpenError(
-            f"{shown} is refused: its index claims {excess}. The file is damaged, or made to harm: "
-            "copy it again."
+            f"{shown} is refused: its index claims {claims.excess}. The file is damaged, or made "
+            "to harm: copy it again."
         )
     file.seek(0, os.SEEK_SET)
     file.error = None  # a bad spot is told where it is in the way

@@ -502,7 +502,8 @@ class VideoSource:
         """The pictures that `packet` completes; those that are left for None."""
         if packet is not None and packet.size:
             self._packets_read += 1
-            self._packets_shown += not packet.is_discard
+            # left out by an edit list; else FFmpeg does so, where the times of fragments go back
+            self._packets_shown += self._demuxer.file.unedited or not packet.is_discard
         marked = packet is not None and packet.is_corrupt
         self.problems.corrupt_packets += marked
         try:
@@ -566,6 +567,8 @@ class VideoSource:
         last = self._clock.last
         if last is not None and self._announced is not None:
             end_s = float((last + self._clock.duration) * self.time_base)
+            if parts is not None and parts.from_zero:
+                end_s += max(0.0, self.start_time_s)
             slack = self._slack_s()
             problems.truncated |= end_s < self._announced - slack and not self._sound_lasts(slack)
 

@@ -122,9 +122,18 @@ def ogg_pages(packet: bytes, stream: bytes, number: int) -> bytes:
         granule = b"\0" * 8 if not packet else b"\xff" * 8
         number_here = struct.pack("<I", number + first // 255)
         head = b"OggS\0" + bytes([first > 0]) + granule + stream + number_here
-        page = head + bytes(4) + bytes([len(own), *own]) + content
-        pages += page[:22] + struct.pack("<I", _ogg_crc(page)) + page[26:]
+        pages += _checked(head + bytes(4) + bytes([len(own), *own]) + content)
     return pages
+
+
+def renumbered(page: bytes, number: int) -> bytes:
+    """An Ogg page with another number."""
+    return _checked(page[:18] + struct.pack("<I", number) + bytes(4) + page[26:])
+
+
+def _checked(page: bytes) -> bytes:
+    """An Ogg page without a checksum, with it."""
+    return page[:22] + struct.pack("<I", _ogg_crc(page)) + page[26:]
 
 
 def _ogg_crc(page: bytes) -> int:

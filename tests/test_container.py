@@ -15,7 +15,7 @@ from ccdstream import container
 from ccdstream.decode import VideoSource
 from ccdstream.errors import CcdstreamError, VideoOpenError, show_path
 from ccdstream.packets import AudioSource
-from tests.hostile import box, cost, data_in, mp4, ogg_pages, opens_in, refused, uint32
+from tests.hostile import box, cost, data_in, mp4, ogg_pages, opens_in, refused, renumbered, uint32
 from tests.videos import busy_video, cut, flip_bits, index_of, make_video
 
 # --- no recording at all ---
@@ -428,7 +428,9 @@ def _commented(path: Path, count: int) -> None:
         pages, data = [*pages, data[:end]], data[end:]
     comments = b"".join(struct.pack("<I", 10) + b"%08d=v" % k for k in range(count))
     packet = b"OVP80\x02 " + struct.pack("<II", 0, count) + comments
-    path.write_bytes(pages[0] + ogg_pages(packet, pages[0][14:18], 1) + b"".join(pages[2:]))
+    head = pages[0] + ogg_pages(packet, pages[0][14:18], 1)
+    rest = (renumbered(page, k) for k, page in enumerate(pages[2:], head.count(b"OggS")))
+    path.write_bytes(head + b"".join(rest))
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_hours_of_uncompressed_sound_are_no_excess(tmp_path: Path, jpeg: bytes) 
     path = tmp_path / "sound.mov"
     path.write_bytes(mp4(b"\0\0", samples=400_000_000, sample_bytes=2, handler=b"soun"))
     with open(path, "rb", buffering=0) as file:
-        assert mp4_index.excess_of(file, path.stat().st_size) == ""
+        assert mp4_index.claims_of(file, path.stat().st_size).excess == ""
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "f.mp4", "a.mov", "a.mkv", "a.avi", "a.ts"])
@@ -102,4 +102,4 @@ def test_a_usual_recording_claims_nothing_beyond_the_limits(tmp_path: Path, name
     codec = "mpeg4" if name.endswith("avi") else "libx264"
     path = make_video(tmp_path / name, audio="aac" if codec == "libx264" else None, codec=codec)
     with open(path, "rb", buffering=0) as file:
-        assert mp4_index.excess_of(file, path.stat().st_size) == ""
+        assert mp4_index.claims_of(file, path.stat().st_size).excess == ""

@@ -86,6 +86,7 @@ def make_video(
     rate: Fraction | int = 25,
     format: str | None = None,
     options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
     picture_of: Callable[[int], av.VideoFrame] | None = None,
     tags: tuple[int, int, int, int] | None = None,
     sample_aspect_ratio: Fraction | None = None,
@@ -114,7 +115,10 @@ def make_video(
     elif codec == "libx264":  # so that what is damaged is the same each time
         params = [*repeatable_x264().values(), options.get("x264-params", "")]
         options["x264-params"] = ":".join(filter(None, params))
-    with _usual_priority(), av.open(str(path), "w", format=format) as container:
+    with (
+        _usual_priority(),
+        av.open(str(path), "w", format=format, container_options=container_options) as container,
+    ):
         container.metadata.update(metadata or {})
         art = _add_cover(container) if cover else None
         stream = container.add_stream(codec, rate=rate, options=options)
