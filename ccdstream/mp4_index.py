@@ -87,6 +87,9 @@ class _Walk:
             return f"{samples} samples, and no recording has more than {MAX_SAMPLES}"
         return ""
 
+    def unedited(self) -> bool:
+        return len(self._tracks) > 1 and not any(track.edits for track in self._tracks)
+
     def _within(self, begin: int, end: int, depth: int) -> None:
         for kind, start, stop in self._children(begin, end):
             if kind == b"cmov":
@@ -169,9 +172,21 @@ class _TooMuch(Exception):
     """What is claimed goes beyond a limit."""
 
 
-def excess_of(file: Bytes, size: int) -> str:
-    """What the index of an MP4 of `size` bytes claims beyond the limits above; empty where nothing.
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What the index of an MP4 claims."""
+
+    excess: str
+    """What of it is beyond the limits above; empty where nothing."""
+    unedited: bool
+    """Whether it has tracks, and no edit list, so that every picture is to be shown."""
+
+
+def claims_of(file: Bytes, size: int) -> Claims:
+    """What the index of an MP4 of `size` bytes claims.
 
     Errors of the file, as a short read, end the walk: they are told where the file is read.
     """
-    return _Walk(file, size).reason()
+    walk = _Walk(file, size)
+    excess = walk.reason()
+    return Claims(excess, walk.unedited())

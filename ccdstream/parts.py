@@ -54,6 +54,8 @@ class Parts:
         cut_off: whether the last part, as far as is known, is longer than the file.
         complete: whether all was followed to an end that the container marks, and is there.
         another: whether another recording follows, to which FFmpeg does not go on.
+        from_zero: whether FFmpeg counts the length of the recording from time 0, and not from its
+            start.
     """
 
     head_bytes = 16
@@ -63,7 +65,7 @@ class Parts:
 
     def __init__(self, size: int) -> None:
         self.broken = 0
-        self.another = False
+        self.another = self.from_zero = False
         self._size = size
         self._at = 0  # where the next part begins
         self._left = _MAX_PARTS
@@ -262,10 +264,12 @@ def _ebml(head: bytes) -> tuple[bytes, int, int | None]:
 
 
 class Mp4Parts(_Hopping):
-    """Boxes (ISO/IEC 14496-12, 4.2).
+    """Boxes (ISO/IEC 14496-12, 4.2), and those of the index of each fragment (8.8.4 to 8.8.12).
 
     Whether they join is told from the first fragment on: before it, and where there is none, the
-    index tells of all that there should be.
+    index tells of all that there should be. FFmpeg passes over what it does not find in the index
+    of a fragment, so a box there that is not as long as it has to be is a loss, and so are media
+    of which no fragment tells.
     """
 
     def __init__(self, size: int) -> None:
@@ -273,6 +277,9 @@ class Mp4Parts(_Hopping):
         self._begun = False
         self._indexed = False
         self._ended = False
+        self._moof_end = self._traf_end = 0
+        self._samples = 0  # of which the fragments behind the last media tell
+        self._before = b""
 
     @property
     def cut_off(self) -> bool:
@@ -283,24 +290,68 @@ class Mp4Parts(_Hopping):
         return self._ended and not self.broken
 
     def _step(self, head: bytes) -> None:
+        if self._at < self._moof_end:
+            self._step_within(head)
+            return
         if len(head) < 8:
             self._end_short()
             return
-        size, name = int.from_bytes(head[:4]), head[4:8]
-        if size == 1:
-            size = int.from_bytes(head[8:16])
-        elif size == 0 and _BOX.fullmatch(name):  # up to the end of the file
-            size = self._size - self._at
+        size, name, start = _box(head)
         self._begun |= name == b"moof"
+        if size == 0 and name != b"moof" and _BOX.fullmatch(name):  # up to the end of the file
+            size = self._size - self._at
         if name == b"moov":
             self.another, self._indexed = self._indexed, True
+        self.from_zero |= name == b"sidx"  # of which FFmpeg takes the end for a length
         if name == b"mfra":  # it comes last: what follows is no part of the recording
             self._begun, self._ended = False, True
         if size < 8 or not _BOX.fullmatch(name):
             self.broken += self._begun
             self._done = True  # nor does FFmpeg find another one
             return
+        if name == b"mdat":
+            untold = size > start and not self._samples and self._before != b"mdat"
+            self.broken += self._begun and untold
+            self._samples = 0
+        self._before = name
+        if name == b"moof" and self._at + size <= self._size:
+            self._moof_end = self._at + size
+            size = start
         self._at += size
+
+    def _step_within(self, head: bytes) -> None:
+        """Pass a box of the index of a fragment."""
+        in_track = self._at < self._traf_end
+        room = (self._traf_end if in_track else self._moof_end) - self._at
+        size, name, start = _box(head) if room >= 8 else (0, b"", 0)
+        if not 8 <= size <= room or (in_track and size != _size_in_track(name, size, head)):
+            self.broken += 1
+            self._at = self._moof_end
+            self._samples = max(1, self._samples)  # one loss is told once
+            return
+        if name == b"traf" and not in_track:
+            self._traf_end, size = self._at + size, start
+        elif name == b"trun" and in_track:
+            self._samples += int.from_bytes(head[12:16])
+        self._at += size
+
+
+def _box(head: bytes) -> tuple[int, bytes, int]:
+    """Size and name of a box of MP4, and where its content begins."""
+    size = int.from_bytes(head[:4])
+    return (int.from_bytes(head[8:16]), head[4:8], 16) if size == 1 else (size, head[4:8], 8)
+
+
+def _size_in_track(name: bytes, size: int, head: bytes) -> int:
+    """How long the box that begins with `head` has to be; `size` where that is not known."""
+    version, flags, count = head[8], int.from_bytes(head[9:12]), int.from_bytes(head[12:16])
+    if name == b"tfhd":
+        return 16 + 8 * (flags & 1) + 4 * (flags & 0x3A).bit_count()
+    if name == b"tfdt":
+        return 20 if version else 16
+    if name == b"trun":
+        return 16 + 4 * (flags & 5).bit_count() + 4 * count * (flags & 0xF00).bit_count()
+    return size
 
 
 class OggParts(Parts):

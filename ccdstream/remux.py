@@ -29,7 +29,7 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from ccdstream.decode import AudioSource, PacketSource, packet_times
+from ccdstream.decode import packet_times
 from ccdstream.encode import (
     COPIED_SOUND,
     FINEST_TICKS_PER_S,
@@ -41,6 +41,7 @@ from ccdstream.encode import (
     part_of,
 )
 from ccdstream.errors import OutputError, show_path
+from ccdstream.packets import AudioSource, PacketSource
 
 _IN_MP4 = frozenset(("h264", "hevc", "av1", "vp9", "mpeg4"))
 """Video that MP4 holds and players find there."""

@@ -26,9 +26,10 @@ import numpy as np
 
 from ccdstream.alert import Alert
 from ccdstream.bundle import Bundle
-from ccdstream.decode import AudioSource, VideoSource
+from ccdstream.decode import VideoSource
 from ccdstream.encode import Chapter, VideoSink
 from ccdstream.frames import Colour, FieldOfView, Frame, Fused
+from ccdstream.packets import AudioSource
 from ccdstream.pipeline import Drawer, Sink
 from ccdstream.remux import Remuxer
 from ccdstream.render import Overlay

@@ -78,6 +78,16 @@ def engine(bundle: "Bundle") -> "SelectedEngine":
     return open_engine(bundle, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def jpeg(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A picture of 48x64, to put into hostile containers."""
+    from tests.videos import make_video, packets_of
+
+    path = tmp_path_factory.mktemp("jpeg") / "one.avi"
+    make_video(path, codec="mjpeg", pix_fmt="yuvj420p", frames=1)
+    return packets_of(path, "video")[0][1]
+
+
 # -- for tests of the command line ----------------------------------------------------------------
 
 

@@ -2,11 +2,19 @@
 name other files."""
 
 import ctypes
+import json
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from ccdstream.decode import VideoSource
+from ccdstream.errors import CcdstreamError, VideoOpenError, show_path
 
 _MATRIX = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 
@@ -114,9 +122,18 @@ def ogg_pages(packet: bytes, stream: bytes, number: int) -> bytes:
         granule = b"\0" * 8 if not packet else b"\xff" * 8
         number_here = struct.pack("<I", number + first // 255)
         head = b"OggS\0" + bytes([first > 0]) + granule + stream + number_here
-        page = head + bytes(4) + bytes([len(own), *own]) + content
-        pages += page[:22] + struct.pack("<I", _ogg_crc(page)) + page[26:]
+        pages += _checked(head + bytes(4) + bytes([len(own), *own]) + content)
     return pages
+
+
+def renumbered(page: bytes, number: int) -> bytes:
+    """An Ogg page with another number."""
+    return _checked(page[:18] + struct.pack("<I", number) + bytes(4) + page[26:])
+
+
+def _checked(page: bytes) -> bytes:
+    """An Ogg page without a checksum, with it."""
+    return page[:22] + struct.pack("<I", _ogg_crc(page)) + page[26:]
 
 
 def _ogg_crc(page: bytes) -> int:
@@ -169,3 +186,52 @@ def opens_in(folder: Path) -> Iterator[list[str]]:
             data = data[16 + length :]
     finally:
         os.close(watch)
+
+
+def refused(path: Path, kind: type[CcdstreamError] = VideoOpenError, **span: float) -> str:
+    """The message with which `path` is refused: one line that names the file."""
+    with pytest.raises(kind) as caught:
+        VideoSource(path, **span)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert show_path(path) in message
+    return message
+
+
+LIMIT_S = 60
+"""For one file; it takes 1 to 5 s by itself, and tests share their cores."""
+MEMORY_MB = 1500
+
+READ = """
+import json, resource, sys, time
+from pathlib import Path
+from ccdstream.decode import VideoSource
+from ccdstream.errors import CcdstreamError
+try:
+    with VideoSource(Path(sys.argv[1])) as source:
+        count = sum(1 for _ in source)
+        ended = source.problems.sentences()
+except CcdstreamError as error:
+    count, ended = 0, [str(error)]
+if sys.platform == "linux":  # where ru_maxrss is also that of the process that started this one
+    peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20
+print(json.dumps([count, ended, peak]))
+"""
+
+
+def cost(path: Path) -> tuple[int, list[str]]:
+    """Frames, and what is told, of reading `path` in a process within the limits above."""
+    run = subprocess.run(
+        [sys.executable, "-c", READ, path],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    assert run.returncode == 0, run.stderr
+    count, told, peak_mb = json.loads(run.stdout)
+    assert peak_mb < MEMORY_MB
+    assert all(line.isprintable() for line in told)
+    return count, told

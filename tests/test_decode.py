@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccdstream import decode
-from ccdstream.decode import AudioSource, VideoSource
+from ccdstream import container
+from ccdstream.decode import VideoSource
 from ccdstream.errors import VideoOpenError
 from ccdstream.frames import Colour, Frame
 from tests.videos import (
-    beep_time,
     flat,
     index_of,
+    indices,
     level,
     make_video,
     packets_of,
     picture,
-    remux,
     textured,
     times_of,
 )
@@ -31,10 +30,6 @@ MILLISECONDS = Fraction(1, 1000)
 def frames_of(path: Path, **kwargs: float) -> list[Frame]:
     with VideoSource(path, **kwargs) as source:
         return list(source)
-
-
-def indices(frames: list[Frame]) -> list[int]:
-    return [index_of(frame.y) for frame in frames]
 
 
 # --- containers and codecs ---
@@ -85,43 +80,6 @@ def test_b_frames_come_in_the_order_they_are_shown(tmp_path: Path) -> None:
     assert [frame.pts * frame.time_base for frame in frames] == sorted(stored)
 
 
-ALL_B = {"g": "50", "bf": "16", "b_strategy": "0", "sc_threshold": "0"}
-
-
-def test_b_frames_of_an_avi_which_holds_times_of_decoding_alone_come_at_even_times(
-    tmp_path: Path,
-) -> None:
-    path = make_video(tmp_path / "b.avi", frames=100, options=ALL_B)
-    with VideoSource(path) as source:
-        frames = list(source)
-        assert source.problems.sentences() == []
-    assert indices(frames) == [k % 32 for k in range(100)]
-    assert [frame.pts for frame in frames] == list(range(100))
-
-
-def test_b_frames_of_an_avi_are_not_left_to_nvdec_which_has_no_room_for_so_many(
-    tmp_path: Path,
-) -> None:
-    path = make_video(tmp_path / "b.avi", frames=30, options=ALL_B)
-    with VideoSource(path, decode_on=0) as source:
-        assert [frame.pts for frame in source] == list(range(30))
-        (note,) = source.notes
-    assert "NVDEC is not used for h264 with B-frames in avi" in note
-
-
-def test_a_lost_b_frame_of_an_avi_leaves_the_others_at_their_times(tmp_path: Path) -> None:
-    whole = make_video(tmp_path / "w.avi", frames=100, options=ALL_B)
-    path = remux(whole, tmp_path / "l.avi", lambda packet, k: packet if k != 30 else None)
-    with VideoSource(path) as source:
-        frames = list(source)
-        assert source.problems.missing_frames == 1
-        assert source.problems.non_monotonic == 0
-    late = [(f.pts - k + 16) % 32 - 16 for f, k in zip(frames, indices(frames), strict=True)]
-    assert len(frames) == 99
-    assert set(late) <= {0, 1, -1}
-    assert (late[:17], late[52:]) == ([0] * 17, [0] * 47)
-
-
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.ts"])
 def test_a_variable_frame_rate_keeps_its_times(tmp_path: Path, name: str) -> None:
     thirtieths = [0, 1, 2, 5, 6, 9, 30, 90, 91]
@@ -165,16 +123,6 @@ def test_frames_that_the_edit_list_cuts_off_are_not_shown(tmp_path: Path, first:
         assert source.problems.sentences() == []
     assert indices(frames) == list(range(-first, 12 - first))
     assert [frame.pts * frame.time_base for frame in frames] == [Fraction(k, 25) for k in range(12)]
-
-
-def test_a_stream_without_times_runs_at_its_own_rate(tmp_path: Path) -> None:
-    path = make_video(tmp_path / "r.h264", frames=20, format="h264", options={"bf": "2"})
-    with VideoSource(path) as source:
-        frames = list(source)
-        assert source.problems.missing_pts == 20
-        assert source.problems.sentences() == ["20 frames had no time and follow the one before"]
-    assert indices(frames) == list(range(20))
-    assert [f.pts * f.time_base for f in frames] == [Fraction(k, 25) for k in range(20)]
 
 
 def test_the_last_frame_says_how_long_it_is_shown(tmp_path: Path) -> None:
@@ -739,7 +687,7 @@ def test_a_late_stretch_is_sought_and_not_decoded_up_to(
 ) -> None:
     read = 0
 
-    class Counted(decode._OneFile):
+    class Counted(container.OneFile):
         def read(self, count: int) -> bytes:
             nonlocal read
             data = super().read(count)
@@ -754,8 +702,8 @@ def test_a_late_stretch_is_sought_and_not_decoded_up_to(
         options={"g": "25", "preset": "ultrafast"},
         picture_of=lambda k: picture(textured(k, size)),
     )
-    monkeypatch.setattr(decode, "_OneFile", Counted)
-    monkeypatch.setattr(decode, "_READ_BYTES", 4096)
+    monkeypatch.setattr(container, "OneFile", Counted)
+    monkeypatch.setattr(container, "_READ_BYTES", 4096)
     assert len(frames_of(path, start_s=19.0)) == 25
     assert read < 0.3 * path.stat().st_size
 
@@ -784,29 +732,7 @@ def test_a_stretch_that_ends_before_it_starts_is_a_mistake(tmp_path: Path) -> No
         VideoSource(tmp_path / "any.mp4", start_s=2.0, end_s=1.0)
 
 
-# --- sound ---
-
-
-def test_sound_comes_in_the_packets_of_the_file(tmp_path: Path) -> None:
-    path = make_video(tmp_path / "a.mp4", frames=50, audio="aac")
-    with VideoSource(path) as source, source.open_audio() as audio:
-        got = [bytes(packet) for packet in audio]
-    assert got == [data for _, data in packets_of(path, "audio")]
-    assert beep_time(path) == pytest.approx(0.2, abs=2e-3)
-
-
-def test_sound_of_a_stretch_is_what_is_heard_in_it(tmp_path: Path) -> None:
-    path = make_video(tmp_path / "a.mkv", frames=100, audio="flac")
-    with VideoSource(path, start_s=1.0, end_s=2.0) as source, source.open_audio() as audio:
-        spans = [(p.pts * p.time_base, (p.pts + (p.duration or 0)) * p.time_base) for p in audio]
-    assert spans[0][0] <= 1 < spans[0][1]
-    assert spans[-1][0] < 2 <= spans[-1][1] + MILLISECONDS
-
-
-def test_a_silent_recording_has_no_sound(tmp_path: Path) -> None:
-    with AudioSource(make_video(tmp_path / "s.mp4")) as audio:
-        assert audio.stream is None
-        assert list(audio) == []
+# --- the videos of these tests ---
 
 
 def test_levels_of_the_test_videos_tell_frames_apart() -> None:

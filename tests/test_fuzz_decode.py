@@ -107,7 +107,7 @@ def test_a_worker_that_dies_hangs_or_raises_costs_its_file_alone(
 
 
 def _untold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ccdstream.decode.Problems.sentences", lambda self: [])
+    monkeypatch.setattr("ccdstream.problems.Problems.sentences", lambda self: [])
 
 
 def test_a_shorter_recording_of_which_nothing_tells_is_a_failure(
@@ -127,14 +127,14 @@ def test_times_that_do_not_rise_are_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_video(tmp_path / "w.mkv", codec="ffv1")
-    monkeypatch.setattr("ccdstream.decode._Clock.next", lambda self, pts, duration: 5)
+    monkeypatch.setattr("ccdstream.clock.Clock.next", lambda self, pts, duration: 5)
     assert read(path, 12)["detail"] == "frame 12 at 5 follows one at 5"
 
 
 def test_an_error_of_several_lines_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ccdstream.decode.show_path", lambda path: "two\nlines")
+    monkeypatch.setattr("ccdstream.container.show_path", lambda path: "two\nlines")
     assert read(tmp_path / "none.mp4", 12)["result"] == "error"
 
 

@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from ccdstream import decode, nv12
+from ccdstream import container, decode, nv12
+from ccdstream.container import OneFile, open_container
 from ccdstream.decode import VideoSource
 from ccdstream.errors import VideoOpenError
 from ccdstream.frames import DeviceFrame, Frame
-from tests.videos import cut, flip_bits, make_video, picture, textured
+from ccdstream.nvdec import Nvdec
+from tests.videos import ALL_B, cut, flip_bits, make_video, picture, textured
 
 SIZE = (48, 64)
 
@@ -27,11 +29,11 @@ SIZE = (48, 64)
 TO_DEVICE = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}
 
 
-class PlayedNvdec(decode._Nvdec):
+class PlayedNvdec(Nvdec):
     """Takes pictures in the host's memory for those of a GPU, where they are NV12 or P010."""
 
-    def open(self, path: Path) -> tuple[av.container.InputContainer, decode._OneFile]:
-        return decode._open(path)
+    def open(self, path: Path) -> tuple[av.container.InputContainer, OneFile]:
+        return open_container(path)
 
     def decode(
         self, decoder: av.VideoCodecContext, packet: av.Packet | None
@@ -54,7 +56,7 @@ class PlayedNvdec(decode._Nvdec):
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that decodes, played by the CPU."""
-    monkeypatch.setattr(decode, "_Nvdec", PlayedNvdec)
+    monkeypatch.setattr(decode, "Nvdec", PlayedNvdec)
 
 
 def textured_video(path: Path, **options: object) -> Path:
@@ -287,6 +289,16 @@ def test_where_ffmpeg_finds_no_driver_all_is_decoded_in_software_and_it_is_said(
     ]
 
 
+def test_b_frames_of_an_avi_are_not_left_to_nvdec_which_has_no_room_for_so_many(
+    tmp_path: Path,
+) -> None:
+    path = make_video(tmp_path / "b.avi", frames=30, options=ALL_B)
+    with VideoSource(path, decode_on=0) as source:
+        assert [frame.pts for frame in source] == list(range(30))
+        (note,) = source.notes
+    assert "NVDEC is not used for h264 with B-frames in avi" in note
+
+
 def test_a_file_that_cannot_be_read_is_still_told_from_a_gpu_that_cannot_be_used(
     tmp_path: Path,
 ) -> None:
@@ -298,14 +310,14 @@ def test_a_file_that_cannot_be_read_is_still_told_from_a_gpu_that_cannot_be_used
 def test_no_file_stays_open_where_the_gpu_cannot_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[decode._OneFile] = []
+    opened: list[OneFile] = []
 
-    class Watched(decode._OneFile):
+    class Watched(OneFile):
         def __init__(self, path: Path) -> None:
             super().__init__(path)
             opened.append(self)
 
-    monkeypatch.setattr(decode, "_OneFile", Watched)
+    monkeypatch.setattr(container, "OneFile", Watched)
     monkeypatch.setattr(nv12, "context_of", lambda gpu: nullcontext())
     with VideoSource(make_video(tmp_path / "o.mp4"), decode_on=0) as source:
         list(source)
@@ -376,7 +388,7 @@ def test_an_error_of_nvdec_is_no_damage_of_the_file(
             self.packets += 1
             return super().decode(decoder if self.packets < 20 else Broken(error), packet)
 
-    monkeypatch.setattr(decode, "_Nvdec", FailsLate)
+    monkeypatch.setattr(decode, "Nvdec", FailsLate)
     source, on_gpu = assert_same(textured_video(tmp_path / "e.mp4", frames=40))
     assert on_gpu == sorted(on_gpu, reverse=True) and 0 < sum(on_gpu) < 20
     assert source.notes == ["decoded into the host's memory: NVDEC failed (broken)"]
@@ -385,7 +397,7 @@ def test_an_error_of_nvdec_is_no_damage_of_the_file(
 @pytest.mark.parametrize("error", [av.error.InvalidDataError, av.error.EOFError, ValueError])
 def test_damage_of_the_file_is_no_error_of_nvdec(error: type[Exception]) -> None:
     with pytest.raises(error):
-        decode._Nvdec(0).decode(Broken(error), None)
+        Nvdec(0).decode(Broken(error), None)
 
 
 def test_where_nvdec_gives_no_picture_software_does(
@@ -397,7 +409,7 @@ def test_where_nvdec_gives_no_picture_software_does(
         ) -> list[av.VideoFrame]:
             return []
 
-    monkeypatch.setattr(decode, "_Nvdec", Silent)
+    monkeypatch.setattr(decode, "Nvdec", Silent)
     source, on_gpu = assert_same(textured_video(tmp_path / "e.mp4"))
     assert not any(on_gpu)
     assert source.notes == ["decoded into the host's memory: NVDEC gave no picture"]

@@ -18,6 +18,9 @@ MEASURES_THE_PRODUCT = set([f"trainer.{m}" for m in ("clips", "coco", "evaluate_
 """What is said about a video must be about what a user of `run` gets, so these run the pipeline
 itself, and read the truth where `sample` puts it. A second pipeline here could differ unseen."""
 
+READING = ("problems", "clock", "container", "packets", "decode")
+"""What reads a recording: each may import those before it, and none behind it."""
+
 # (modules, may not import, why)
 RULES = [
     *[
@@ -28,6 +31,11 @@ RULES = [
     ],
     ("ccdstream.engine", "ccdstream.pipeline", "an engine runs batches and knows no video"),
     ("ccdstream.bundle", "ccdstream.engine", "reading a bundle runs nothing"),
+    *[
+        (f"ccdstream.{lower}", f"ccdstream.{upper}", "a file is opened, then read, then decoded")
+        for number, upper in enumerate(READING)
+        for lower in READING[:number]
+    ],
     ("ccdstream.mp4_index", "ccdstream", "it knows bytes, and neither frames nor FFmpeg"),
     ("ccdstream.parts", "ccdstream", "it knows bytes, and neither frames nor FFmpeg"),
 ]
@@ -42,6 +50,9 @@ ONLY = {
         "ccdstream.train_cli",
     },
     "av": {
+        "ccdstream.container",
+        "ccdstream.packets",
+        "ccdstream.nvdec",
         "ccdstream.decode",
         "ccdstream.encode",
         "ccdstream.picture",
@@ -95,6 +106,18 @@ def imports() -> list[tuple[str, str]]:
     return found
 
 
+def at_import(module: str) -> set[str]:
+    """The modules of both packages that importing `module` imports."""
+    path = ROOT / Path(*module.split(".")).with_suffix(".py")
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found & {m for m, _ in imports()}
+
+
 def within(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
@@ -127,6 +150,13 @@ def test_the_trainer_shares_only_what_must_be_the_same_on_both_sides() -> None:
         if m in MEASURES_THE_PRODUCT and any(within(i, module) for module in product)
     }
     assert not broken
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    waiting = {module: at_import(module) for module, _ in imports()}
+    while ready := {module for module, wanted in waiting.items() if not wanted & set(waiting)}:
+        waiting = {m: wanted for m, wanted in waiting.items() if m not in ready}
+    assert sorted(waiting) == [], "a circle, and what stands on it"
 
 
 @pytest.mark.parametrize("library", ONLY)

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from ccdstream.bundle import Bundle
-from ccdstream.decode import AudioSource, VideoSource
+from ccdstream.decode import VideoSource
 from ccdstream.engine.select import SelectedEngine
+from ccdstream.packets import AudioSource
 from ccdstream.recording import VideoKind
 from ccdstream.timecode import parse_timecode, timecode
 from tests.commands import analysed

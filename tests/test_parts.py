@@ -229,3 +229,121 @@ def test_only_so_many_parts_are_followed(
         assert parts is not None
         parts.feed(0, data)
         assert parts.broken == broken
+
+
+# --- fragments of MP4 ---
+
+
+def at_fragment(data: bytes, number: int, name: bytes) -> int:
+    """Where the name of a box lies in the index of a fragment."""
+    at = -1
+    for _ in range(number + 1):
+        at = data.index(b"moof", at + 1)
+    return data.index(name, at)
+
+
+@pytest.mark.parametrize(
+    ("name", "offset", "wrong"),
+    [
+        ("tfdt", -4, 0),  # its size: the box takes in the samples behind it
+        ("tfdt", 4, 0),  # its version
+        ("tfhd", 4, 2),  # its flags
+        ("traf", 0, 0),
+        ("trun", 0, 0),
+        ("trun", 8, 1),  # how many samples
+        ("trun", 8, 0),
+        ("moof", 0, int.from_bytes(b"noof")),
+    ],
+)
+@pytest.mark.parametrize("number", [1, 3], ids=["within", "last"])
+def test_a_fragment_that_ffmpeg_passes_over_is_told(
+    whole: dict[str, bytes], tmp_path: Path, number: int, name: str, offset: int, wrong: int
+) -> None:
+    data = bytearray(whole["fragments.mp4"])
+    at = at_fragment(data, number, name.encode()) + offset
+    data[at : at + 4] = wrong.to_bytes(4)
+    count, sentences = told(tmp_path, bytes(data))
+    assert count < 40
+    assert BROKEN in sentences
+
+
+def test_fragments_whose_times_go_back_are_not_left_out_without_a_word(
+    whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    data = bytearray(whole["fragments.mp4"])
+    at = at_fragment(data, 2, b"tfdt") + 8
+    data[at : at + 8] = bytes(8)
+    count, sentences = told(tmp_path, bytes(data))
+    assert count < 40
+    assert sentences == [f"{40 - count} frames could not be decoded"]
+
+
+FRAGMENTED = {
+    "as-obs": "+frag_keyframe+empty_moov",
+    "with-an-index-of-its-own": "+frag_keyframe",
+    "with-edits": "+frag_keyframe+empty_moov+delay_moov",
+    "of-a-frame": "+frag_every_frame+empty_moov+default_base_moof",
+    "dash": "+dash+frag_keyframe+delay_moov",
+    "cmaf": "+cmaf+frag_keyframe+empty_moov",
+    "track-by-track": "+frag_keyframe+empty_moov+separate_moof",
+    "without-mfra": "+frag_keyframe+empty_moov+skip_trailer",
+    "base-by-offset": "+frag_keyframe+empty_moov+omit_tfhd_offset",
+    "with-sidx": "+frag_keyframe+empty_moov+default_base_moof+global_sidx",
+    "hybrid": "+hybrid_fragmented+frag_keyframe",
+    "negative-offsets": "+frag_keyframe+empty_moov+negative_cts_offsets",
+    "with-times-of-day": "+frag_keyframe+empty_moov+default_base_moof",
+}
+
+
+@pytest.mark.parametrize("sound", [None, "aac"], ids=["silent", "sound"])
+@pytest.mark.parametrize("flags", FRAGMENTED)
+def test_nothing_is_told_of_whole_fragments(tmp_path: Path, flags: str, sound: str | None) -> None:
+    options = {"movflags": FRAGMENTED[flags]}
+    if flags == "with-times-of-day":
+        options["write_prft"] = "wallclock"
+    path = make_video(
+        tmp_path / "f.mp4",
+        frames=60,
+        audio=sound,
+        options={"g": "10", "bf": "2"},
+        container_options=options,
+    )
+    data = path.read_bytes()
+    assert data.count(b"moof") >= 2 or flags == "hybrid"  # which is made a plain one in the end
+    assert told(tmp_path, data) == (60, [])
+
+
+@pytest.mark.parametrize("styp", [True, False])
+def test_nothing_is_told_of_joined_segments_of_dash(tmp_path: Path, styp: bool) -> None:
+    options = {"seg_duration": "0.4", "use_template": "1", "use_timeline": "1"}
+    make_video(
+        tmp_path / "all.mpd",
+        frames=60,
+        format="dash",
+        options={"g": "10"},
+        container_options=options,
+    )
+    segments = sorted(tmp_path.glob("chunk-stream0-*.m4s"))
+    assert len(segments) > 3
+    parts = [path.read_bytes() for path in segments]
+    if not styp:
+        parts = [part[int.from_bytes(part[:4]) :] for part in parts]
+    init = (tmp_path / "init-stream0.m4s").read_bytes()
+    assert told(tmp_path, init + b"".join(parts)) == (60, [])
+
+
+def test_a_fragment_that_comes_twice_or_is_empty_is_no_loss(
+    whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    data = whole["fragments.mp4"]
+    begin, end = (at_fragment(data, number, b"moof") - 4 for number in (1, 2))
+    empty = bytearray(data[begin : data.index(b"mdat", begin) - 4])
+    at = empty.index(b"trun")
+    empty[at - 4 :] = (16).to_bytes(4) + b"trun" + bytes(8)
+    for name, shorter in ((b"moof", 0), (b"traf", 0)):
+        box = empty.index(name) - 4
+        empty[box : box + 4] = (len(empty) - box - shorter).to_bytes(4)
+    with_both = data[:end] + bytes(empty) + data[begin:end] + data[end:]
+    count, sentences = told(tmp_path, with_both)
+    assert count == 40
+    assert [s for s in sentences if s == BROKEN] == []

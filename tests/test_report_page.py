@@ -122,7 +122,7 @@ def test_the_page_asks_the_network_for_nothing_and_allows_only_its_own_script(
 def test_a_name_and_a_warning_from_outside_are_text_and_nothing_else(
     tmp_path: Path, bundle: Bundle, engine: SelectedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ccdstream.decode import Problems
+    from ccdstream.problems import Problems
 
     warning = "</script><script>alert(2)</script>"
     monkeypatch.setattr(Problems, "sentences", lambda self: [warning])

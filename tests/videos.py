@@ -16,8 +16,12 @@ import numpy as np
 from av.stream import Disposition
 
 from ccdstream.encode import repeatable_x264
+from ccdstream.frames import Frame
 
 Planes = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+ALL_B = {"g": "50", "bf": "16", "b_strategy": "0", "sc_threshold": "0"}
+"""x264 options: as many B-frames as there can be."""
 
 
 def level(k: int) -> int:
@@ -82,6 +86,7 @@ def make_video(
     rate: Fraction | int = 25,
     format: str | None = None,
     options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
     picture_of: Callable[[int], av.VideoFrame] | None = None,
     tags: tuple[int, int, int, int] | None = None,
     sample_aspect_ratio: Fraction | None = None,
@@ -110,7 +115,10 @@ def make_video(
     elif codec == "libx264":  # so that what is damaged is the same each time
         params = [*repeatable_x264().values(), options.get("x264-params", "")]
         options["x264-params"] = ":".join(filter(None, params))
-    with _usual_priority(), av.open(str(path), "w", format=format) as container:
+    with (
+        _usual_priority(),
+        av.open(str(path), "w", format=format, container_options=container_options) as container,
+    ):
         container.metadata.update(metadata or {})
         art = _add_cover(container) if cover else None
         stream = container.add_stream(codec, rate=rate, options=options)
@@ -231,3 +239,14 @@ def flip_bits(source: Path, path: Path, *, seed: int, flips: int = 30) -> Path:
         data[random.randrange(len(data) // 10, len(data) * 7 // 10)] ^= 1 << random.randrange(8)
     path.write_bytes(data)
     return path
+
+
+def busy_video(path: Path, frames: int = 50, **options: object) -> Path:
+    """With something in every packet, so that damage hits something."""
+    return make_video(
+        path, frames=frames, picture_of=lambda k: picture(textured(k, (48, 64))), **options
+    )
+
+
+def indices(frames: list[Frame]) -> list[int]:
+    return [index_of(frame.y) for frame in frames]

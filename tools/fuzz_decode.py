@@ -50,9 +50,10 @@ from typing import Any
 import av
 import numpy as np
 
-from ccdstream.decode import AudioSource, VideoSource
+from ccdstream.decode import VideoSource
 from ccdstream.encode import repeatable_x264
 from ccdstream.errors import CcdstreamError
+from ccdstream.packets import AudioSource
 from ccdstream.workers import Died, Done, Raised, Ready, Tell, Worker, Workers
 
 FRAMES = 40

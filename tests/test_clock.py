@@ -1,0 +1,131 @@
+"""What the clock promises: a time for each frame after the one before, and no more changed."""
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+
+from ccdstream.decode import VideoSource
+from tests.videos import ALL_B, index_of, indices, make_video, remux
+
+# --- times of decoding alone ---
+
+
+def test_b_frames_of_an_avi_which_holds_times_of_decoding_alone_come_at_even_times(
+    tmp_path: Path,
+) -> None:
+    path = make_video(tmp_path / "b.avi", frames=100, options=ALL_B)
+    with VideoSource(path) as source:
+        frames = list(source)
+        assert source.problems.sentences() == []
+    assert indices(frames) == [k % 32 for k in range(100)]
+    assert [frame.pts for frame in frames] == list(range(100))
+
+
+def test_a_lost_b_frame_of_an_avi_leaves_the_others_at_their_times(tmp_path: Path) -> None:
+    whole = make_video(tmp_path / "w.avi", frames=100, options=ALL_B)
+    path = remux(whole, tmp_path / "l.avi", lambda packet, k: packet if k != 30 else None)
+    with VideoSource(path) as source:
+        frames = list(source)
+        assert source.problems.missing_frames == 1
+        assert source.problems.non_monotonic == 0
+    late = [(f.pts - k + 16) % 32 - 16 for f, k in zip(frames, indices(frames), strict=True)]
+    assert len(frames) == 99
+    assert set(late) <= {0, 1, -1}
+    assert (late[:17], late[52:]) == ([0] * 17, [0] * 47)
+
+
+# --- no times, and wrong ones ---
+
+
+def test_a_stream_without_times_runs_at_its_own_rate(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "r.h264", frames=20, format="h264", options={"bf": "2"})
+    with VideoSource(path) as source:
+        frames = list(source)
+        assert source.problems.missing_pts == 20
+        assert source.problems.sentences() == ["20 frames had no time and follow the one before"]
+    assert indices(frames) == list(range(20))
+    assert [f.pts * f.time_base for f in frames] == [Fraction(k, 25) for k in range(20)]
+
+
+def test_frames_at_one_time_are_moved_apart_and_the_rest_keeps_its_times(tmp_path: Path) -> None:
+    whole = make_video(
+        tmp_path / "w.mkv",
+        codec="ffv1",
+        time_base=Fraction(1, 1000),
+        pts=[40 * k for k in range(12)],
+    )
+
+    def twice(packet: av.Packet, k: int) -> av.Packet:
+        if k in (5, 6):
+            packet.pts = packet.dts = 160
+        return packet
+
+    with VideoSource(remux(whole, tmp_path / "d.mkv", twice)) as source:
+        pts = [frame.pts for frame in source]
+        assert source.problems.non_monotonic == 2
+    assert pts == [0, 40, 80, 120, 160, 161, 162, 280, 320, 360, 400, 440]
+
+
+def test_a_clock_that_starts_anew_is_closed_up(tmp_path: Path) -> None:
+    part = make_video(tmp_path / "p.ts", format="mpegts", frames=60, options={"bf": "0"})
+    (tmp_path / "pp.ts").write_bytes(part.read_bytes() * 2)
+    with VideoSource(tmp_path / "pp.ts") as source:
+        frames = list(source)
+        assert source.problems.clock_jumps == 1
+        assert "the clock of the file jumped 1 time; closed up" in source.problems.sentences()
+    assert [index_of(frame.y) for frame in frames] == [k % 32 for k in range(60)] * 2
+    steps = {b.pts - a.pts for a, b in pairwise(frames)}
+    assert steps == {3600}
+
+
+@pytest.mark.parametrize("hours", [2, 200_000])
+def test_a_time_far_ahead_is_a_damaged_one(tmp_path: Path, hours: int) -> None:
+    """One frame, or the rest of the video; the others keep their times."""
+    whole = make_video(
+        tmp_path / "w.mkv",
+        codec="ffv1",
+        time_base=Fraction(1, 1000),
+        pts=[40 * k for k in range(12)],
+    )
+
+    def leap(packet: av.Packet, k: int) -> av.Packet:
+        if k >= 6:
+            packet.pts = packet.dts = packet.pts + hours * 3_600_000
+        return packet
+
+    with VideoSource(remux(whole, tmp_path / "l.mkv", leap)) as source:
+        assert [frame.pts for frame in source] == [40 * k for k in range(12)]
+        assert source.problems.clock_jumps == 1
+
+
+def test_a_pause_of_minutes_is_no_damage(tmp_path: Path) -> None:
+    pts = [0, 40, 80, 80 + 15 * 60_000, 120 + 15 * 60_000]
+    path = make_video(tmp_path / "p.mkv", codec="ffv1", time_base=Fraction(1, 1000), pts=pts)
+    with VideoSource(path) as source:
+        assert [frame.pts for frame in source] == pts
+        assert source.problems.sentences() == []
+
+
+# --- gaps ---
+
+
+def test_gaps_in_an_even_clock_are_counted(tmp_path: Path) -> None:
+    whole = make_video(tmp_path / "w.mkv", codec="ffv1", frames=60)
+    lost = {20, 21, 22, 40}
+    path = remux(whole, tmp_path / "g.mkv", lambda p, k: None if k in lost else p)
+    with VideoSource(path) as source:
+        assert len(list(source)) == 56
+        assert source.problems.sentences() == [
+            "4 frames are missing, by the gaps in clock or index"
+        ]
+
+
+def test_a_clock_that_is_uneven_by_nature_has_no_gaps(tmp_path: Path) -> None:
+    pts = [k + 3 * (k % 3 == 0) + 40 * (k // 7) for k in range(40)]
+    path = make_video(tmp_path / "v.mkv", codec="ffv1", pts=sorted(set(pts)))
+    with VideoSource(path) as source:
+        list(source)
+        assert source.problems.sentences() == []
