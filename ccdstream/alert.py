@@ -26,6 +26,13 @@ LONGEST_BLIND_S = 10.0
 """An alert is not carried over a longer stretch without any informative frame: nobody saw that the
 unusual thing stayed, so it ends where it was last seen."""
 
+LONGEST_HOLE_S = 2.0
+"""Nor over a longer time without any frame: so long after the last one a live session says by
+default that the signal is lost. Recordings of a frame a second still have alerts of several."""
+
+LIMITS = {"blind_s": LONGEST_BLIND_S, "hole_s": LONGEST_HOLE_S}
+"""Both, for the records of a run."""
+
 CENTRE_RADIUS = 0.15
 """Nearer than this to the centre of the field, in half axes, a direction means nothing."""
 
@@ -176,8 +183,8 @@ class AlertTracker:
     """Turns observations, one by one, into alerts by an `AlertRule`.
 
     Uninformative frames neither open nor close an alert. Time does: an alert whose merge gap has
-    passed is complete, and none is carried over `LONGEST_BLIND_S` without an informative frame or
-    over time that runs backwards.
+    passed is complete, and none is carried over `LONGEST_BLIND_S` without an informative frame,
+    `LONGEST_HOLE_S` without any, or time that runs backwards.
     """
 
     def __init__(self, rule: AlertRule, *, model: str) -> None:
@@ -219,13 +226,13 @@ class AlertTracker:
     def update(self, observation: Observation) -> list[Alert]:
         """Take the next frame; return the alerts that it completes, most often none."""
         seconds = observation.seconds
-        went_back = self._last is not None and seconds < self._last.seconds
+        since_s = 0.0 if self._last is None else seconds - self._last.seconds
         self._last = observation
         closed: list[Alert] = []
-        if went_back:
+        if since_s < 0:
             closed += self._close()
             self._ready_at_s = -math.inf  # the time it was set in is over
-        elif seconds - self._informed_at_s > LONGEST_BLIND_S:
+        elif since_s > LONGEST_HOLE_S or seconds - self._informed_at_s > LONGEST_BLIND_S:
             closed += self._close()
         closed += self._close_if_complete(seconds)
         if observation.informative:

@@ -136,7 +136,7 @@ class Clock:
         if not self._steps:
             return None
         usual, _ = self._steps.most_common(1)[0]
-        slack = max(1, usual // 10)
+        slack = _slack(usual)
         even = sum(n for step, n in self._steps.items() if abs(step - usual) <= slack)
         if even >= 0.9 * self._steps.total():
             return usual
@@ -156,6 +156,13 @@ class Clock:
         usual = self.step()
         if usual is None:
             return 0
+        near = {step: n for step, n in self._steps.items() if abs(step - usual) <= _slack(usual)}
+        mean = sum(step * n for step, n in near.items()) / sum(near.values())  # 33, 33 and 34 ms
         return sum(
-            n * (round(step / usual) - 1) for step, n in self._steps.items() if step > 1.5 * usual
+            n * (round(step / mean) - 1) for step, n in self._steps.items() if step > 1.5 * usual
         )
+
+
+def _slack(step: int) -> int:
+    """By how many ticks a step of an even clock may differ from the usual one."""
+    return max(1, step // 10)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ccdstream import NOTICE, __version__
-from ccdstream.alert import Alert, AlertRule, AlertTracker, hottest_region
+from ccdstream.alert import LIMITS, Alert, AlertRule, AlertTracker, hottest_region
 from ccdstream.bundle import Bundle
 from ccdstream.decode import VideoSource, refuse_picture
 from ccdstream.deid import BurnedIn, Deidentifier, deidentified, find_burned_in
@@ -646,6 +646,7 @@ def _record(
             "precision": engine.precision,
         },
         "alert_rule": dict(bundle.alert),
+        "alert_limits": LIMITS,
         "counts": {
             "frames": result.frames,
             "informative_frames": result.informative_frames,

@@ -5,6 +5,7 @@ import pytest
 
 from ccdstream.alert import (
     LONGEST_BLIND_S,
+    LONGEST_HOLE_S,
     Alert,
     AlertRule,
     AlertTracker,
@@ -111,9 +112,9 @@ def test_dropped_alerts_start_no_refractory_time() -> None:
 
 def test_times_are_stream_time_not_frame_counts() -> None:
     tracker = AlertTracker(rule(min_duration_s=2), model="m")
-    uneven = [(0.0, 0.9), (0.1, 0.9), (0.2, 0.1), (5.0, 0.9), (7.5, 0.9), (7.6, 0.1)]
+    uneven = [(0.0, 0.9), (0.1, 0.9), (0.2, 0.1), (5.0, 0.9), (7.0, 0.9), (7.1, 0.1)]
     found = [alert for t, score in uneven for alert in tracker.update(observe(t, score))]
-    assert spans(found) == [(5.0, 7.5)]
+    assert spans(found) == [(5.0, 7.0)]
 
 
 def slow_spans(scores: list[float], alert_rule: AlertRule) -> list[tuple[float, float]]:
@@ -181,8 +182,9 @@ def test_no_alert_is_carried_over_a_long_blind_stretch() -> None:
 def test_a_hole_in_the_stream_ends_the_alert_too() -> None:
     tracker = AlertTracker(rule(), model="m")
     assert tracker.update(observe(0, 0.9)) == []
-    (alert,) = tracker.update(observe(60, 0.9))
-    assert spans([alert, *tracker.finish()]) == [(0, 0), (60, 60)]
+    assert tracker.update(observe(LONGEST_HOLE_S, 0.9)) == []
+    (alert,) = tracker.update(observe(2 * LONGEST_HOLE_S + 0.1, 0.9))
+    assert spans([alert, *tracker.finish()]) == [(0, LONGEST_HOLE_S), (4.1, 4.1)]
 
 
 def test_time_that_runs_backwards_ends_the_alert() -> None:

@@ -123,6 +123,17 @@ def test_gaps_in_an_even_clock_are_counted(tmp_path: Path) -> None:
         ]
 
 
+def test_a_long_gap_is_counted_by_the_rate_and_not_by_a_step_that_was_rounded(
+    tmp_path: Path,
+) -> None:
+    """30 frames a second are steps of 33, 33 and 34 ms."""
+    pts = [round(k * 1000 / 30) for k in range(660) if not 30 <= k < 630]
+    path = make_video(tmp_path / "g.mkv", pts=pts, time_base=Fraction(1, 1000), rate=30)
+    with VideoSource(path) as source:
+        assert len(list(source)) == 60
+        assert source.problems.missing_frames == 600
+
+
 def test_a_clock_that_is_uneven_by_nature_has_no_gaps(tmp_path: Path) -> None:
     pts = [k + 3 * (k % 3 == 0) + 40 * (k // 7) for k in range(40)]
     path = make_video(tmp_path / "v.mkv", codec="ffv1", pts=sorted(set(pts)))

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ccdstream import NOTICE, __version__
+from ccdstream.alert import LIMITS
 from ccdstream.bundle import Bundle
 from ccdstream.doctor import versions
 from ccdstream.engine.select import SelectedEngine
@@ -58,6 +59,7 @@ def live_record(
         },
         "engine": {"taken": engine.reason, "name": engine.name, "device": engine.device},
         "alert_rule": dict(bundle.alert),
+        "alert_limits": LIMITS,
         "max_latency_s": options.max_latency_s,
         "started": wall_clock(result.started_wall_s),
         "ended": wall_clock(result.started_wall_s + result.wall_s),

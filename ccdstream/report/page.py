@@ -541,7 +541,9 @@ def _card(
         )
     length_s = alert.end_s - alert.start_s
     lasted = f"for {length(length_s)}" if alert.frames > 1 else "on a single frame"
-    gaps = f", gaps of up to {rule['merge_gap_s']:g} s aside" if alert.frames > 1 else ""
+    gaps = f", gaps of up to {rule['merge_gap_s']:g} s" if alert.frames > 1 else ""
+    gaps += " and frames that tell nothing" * (alert.informative_frames < alert.frames)
+    gaps += " aside" * bool(gaps)
     match alert.clock:
         case None:
             where, place = "no region stands out, the frame as a whole is unusual", "whole frame"
@@ -745,7 +747,7 @@ def model_facts(run: Run) -> Facts:
 
 def rule_facts(run: Run) -> Facts:
     """When alerts open and close."""
-    rule = run["alert_rule"]
+    rule, limits = run["alert_rule"], run["alert_limits"]
     return (
         "Alert rule",
         (
@@ -753,6 +755,11 @@ def rule_facts(run: Run) -> Facts:
             ("Ends below", f"{rule['leave']:g}"),
             ("Least length", f"{rule['min_duration_s']:g} s"),
             ("Goes on within", f"{rule['merge_gap_s']:g} s"),
+            (
+                "Ends unseen",
+                f"after {limits['blind_s']:g} s of frames that tell nothing, or "
+                f"{limits['hole_s']:g} s without frames",
+            ),
             ("None opens for", f"{rule['refractory_s']:g} s after one"),
             ("Smoothing", f"{rule['time_constant_s']:g} s"),
         ),
