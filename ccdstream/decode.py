@@ -73,6 +73,10 @@ length is often that of the sound, to the end of its packet."""
 _ONE_LENGTH = ("matroska", "asf", "nut", "flv")
 """Formats that say how long the recording lasts, and not how long each stream does."""
 
+_RECENT = 2048
+"""Packets among which one that comes twice is known: some fragments of 10 s at 60 frames a second.
+Further back, the recording was begun anew."""
+
 _ROUGH_LENGTHS = frozenset(
     ("h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "vc1", "h261", "h263")
 )
@@ -261,6 +265,7 @@ class VideoSource:
         self._deinterlacer = Deinterlacer(self.codec)
         self._planes = Planes()
         self._resume_after: int | None = None  # pictures up to this pts are not wanted
+        self._recent: dict[tuple[int | None, int], None] = {}  # pts and size; the oldest first
         self._packets_read = self._packets_shown = self._pictures = 0
 
     def _announced_end(self) -> float | None:
@@ -502,8 +507,7 @@ class VideoSource:
         """The pictures that `packet` completes; those that are left for None."""
         if packet is not None and packet.size:
             self._packets_read += 1
-            # left out by an edit list; else FFmpeg does so, where the times of fragments go back
-            self._packets_shown += self._demuxer.file.unedited or not packet.is_discard
+            self._packets_shown += self._is_to_be_shown(packet)
         marked = packet is not None and packet.is_corrupt
         self.problems.corrupt_packets += marked
         try:
@@ -516,6 +520,22 @@ class VideoSource:
         except (av.FFmpegError, ValueError):  # ValueError: from PyAV 19 on, the decoder refused
             self.problems.corrupt_packets += not marked
             return []
+
+    def _is_to_be_shown(self, packet: "Packet[VideoStream]") -> bool:
+        """Whether its picture is one of the recording: an edit list leaves out others.
+
+        FFmpeg marks for leaving out what goes back in time, too, as a fragment of damaged time
+        does; and one that comes twice, of which nothing is lost.
+        """
+        if not self._demuxer.file.unedited:
+            return not packet.is_discard
+        known = (packet.pts, packet.size)
+        if packet.is_discard:
+            return known not in self._recent
+        self._recent[known] = None
+        if len(self._recent) > _RECENT:
+            del self._recent[next(iter(self._recent))]
+        return True
 
     def _packets(self) -> Iterator["Packet[VideoStream] | None"]:
         """The packets of the stream; None to drain the decoder."""

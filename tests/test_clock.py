@@ -1,5 +1,6 @@
 """What the clock promises: a time for each frame after the one before, and no more changed."""
 
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import av
 import pytest
 
+from ccdstream.clock import AsShown, Clock
 from ccdstream.decode import VideoSource
+from ccdstream.problems import Problems
 from tests.videos import ALL_B, index_of, indices, make_video, remux
 
 # --- times of decoding alone ---
@@ -140,3 +143,48 @@ def test_a_clock_that_is_uneven_by_nature_has_no_gaps(tmp_path: Path) -> None:
     with VideoSource(path) as source:
         list(source)
         assert source.problems.sentences() == []
+
+
+# --- without a recording ---
+
+
+def times_of(*pts: int | None, start: int = 0) -> tuple[list[int], Problems]:
+    """What a clock of 25 frames a second in milliseconds makes of `pts`."""
+    problems = Problems()
+    clock = Clock(Fraction(1, 1000), Fraction(25), start, problems)
+    return [clock.next(each, 40) for each in pts], problems
+
+
+def test_times_that_rise_are_left_as_they_are() -> None:
+    times, problems = times_of(7, 40, 1000, 1001)
+    assert times == [7, 40, 1000, 1001]
+    assert problems == Problems()
+
+
+def test_what_has_no_time_follows_and_begins_where_the_stream_does() -> None:
+    times, problems = times_of(None, None, 200, None, start=20)
+    assert times == [20, 60, 200, 240]
+    assert problems == Problems(missing_pts=3)
+
+
+def test_a_slip_moves_one_frame_and_a_clock_set_anew_all_behind_it() -> None:
+    times, problems = times_of(0, 40, 30, 80)
+    assert (times, problems) == ([0, 40, 41, 80], Problems(non_monotonic=1))
+    times, problems = times_of(5000, 5040, 0, 40)
+    assert (times, problems) == ([5000, 5040, 5080, 5120], Problems(clock_jumps=1))
+
+
+@dataclass
+class _Picture:
+    pts: int | None
+    number: int
+
+
+def test_times_of_decoding_are_sorted_and_pictures_keep_their_order() -> None:
+    decoded = [0, 3, 1, 2, None, 5]
+    as_shown = AsShown[_Picture]()
+    pictures = [_Picture(pts, number) for number, pts in enumerate(decoded)]
+    shown = [each for picture in pictures for each in as_shown.push(picture)]
+    shown += as_shown.finish()
+    assert [picture.number for picture in shown] == list(range(6))
+    assert [picture.pts for picture in shown] == [0, 1, 2, 3, 4, 5]

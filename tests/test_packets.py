@@ -11,7 +11,7 @@ import pytest
 
 from ccdstream import container
 from ccdstream.decode import VideoSource
-from ccdstream.packets import AudioSource
+from ccdstream.packets import AudioSource, Demuxer, PacketSource
 from tests.videos import beep_time, busy_video, index_of, make_video, packets_of, remux
 
 MILLISECONDS = Fraction(1, 1000)
@@ -108,6 +108,54 @@ def test_what_lies_behind_a_bad_spot_of_the_disk_is_reached(
     steps = [b.pts - a.pts for a, b in pairwise(frames)]
     behind = frames[steps.index(max(steps)) + 1 :]
     assert all((frame.y == whole[frame.pts]).all() for frame in behind)
+
+
+def test_packets_for_copying_come_once_each_before_and_behind_a_bad_spot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = busy_video(tmp_path / "d.mkv", frames=200, options={"g": "10"})
+    with PacketSource(path) as source:
+        whole = [(packet.pts, bytes(packet)) for packet in source]
+    assert len(whole) == 200
+    monkeypatch.setattr(container, "_READ_BYTES", 4096)
+    monkeypatch.setattr(container, "OneFile", _FailingDisk)
+    with PacketSource(path) as source:
+        got = [(packet.pts, bytes(packet)) for packet in source]
+        assert source.unread >= 1
+    assert 90 < len(got) < 200
+    assert got == [packet for packet in whole if packet in got]
+    assert (got[0], got[-1]) == (whole[0], whole[-1])
+
+
+def test_reading_goes_on_behind_a_spot_hours_into_a_recording_of_unknown_length(
+    tmp_path: Path,
+) -> None:
+    late = [25 * 2 * 3600 + 25 * k for k in range(12)]
+    path = make_video(tmp_path / "h.mp4", codec="mpeg4", options={"g": "1"}, pts=[0, *late])
+    with Demuxer(path) as demuxer:
+        last = round(2 * 3600 / demuxer.time_base)
+        assert demuxer.skip_ahead(last, behind=True) == last + round(1 / demuxer.time_base)
+        assert demuxer.skip_ahead(last, behind=True) == last + round(2 / demuxer.time_base)
+        assert demuxer.skip_ahead(last, end_s=2 * 3600 + 0.5) is None
+
+
+# --- a stretch ---
+
+
+@pytest.mark.parametrize(
+    ("start_s", "first"), [(None, 0), (0.0, 0), (0.39, 0), (0.4, 10), (1.0, 20), (9.0, 40)]
+)
+@pytest.mark.parametrize("name", ["s.mp4", "s.mkv", "s.ts"])
+def test_a_stretch_begins_with_the_last_keyframe_before_it(
+    tmp_path: Path, name: str, start_s: float | None, first: int
+) -> None:
+    path = make_video(tmp_path / name, frames=50, options={"g": "10", "bf": "0"})
+    whole = packets_of(path, "video")
+    with VideoSource(path) as source:
+        origin_s = source.start_time_s
+    start_s = None if start_s is None else start_s + origin_s + 1e-6
+    with PacketSource(path, start_s=start_s) as packets:
+        assert [bytes(packet) for packet in packets] == [data for _, data in whole[first:]]
 
 
 # --- sound ---

@@ -234,7 +234,7 @@ def test_only_so_many_parts_are_followed(
 # --- fragments of MP4 ---
 
 
-def at_fragment(data: bytes, number: int, name: bytes) -> int:
+def at_fragment(data: bytes | bytearray, number: int, name: bytes) -> int:
     """Where the name of a box lies in the index of a fragment."""
     at = -1
     for _ in range(number + 1):
@@ -344,6 +344,4 @@ def test_a_fragment_that_comes_twice_or_is_empty_is_no_loss(
         box = empty.index(name) - 4
         empty[box : box + 4] = (len(empty) - box - shorter).to_bytes(4)
     with_both = data[:end] + bytes(empty) + data[begin:end] + data[end:]
-    count, sentences = told(tmp_path, with_both)
-    assert count == 40
-    assert [s for s in sentences if s == BROKEN] == []
+    assert told(tmp_path, with_both) == (40, [])

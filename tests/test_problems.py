@@ -1,0 +1,22 @@
+"""What was wrong is said in sentences, one a problem, and nothing is said of what was not."""
+
+from ccdstream.problems import Problems
+
+
+def test_a_sound_recording_has_no_sentence() -> None:
+    assert Problems(decoded=1000).sentences() == []
+
+
+def test_one_and_many_are_told_apart() -> None:
+    assert Problems(missing_pts=1, corrupt_frames=2, demux_errors=1).sentences() == [
+        "2 frames are shown though partly damaged",
+        "1 frame had no time and follows the one before",
+        "the file could not be read in 1 place",
+    ]
+
+
+def test_every_problem_has_a_sentence_of_its_own() -> None:
+    kinds = [name for name in Problems().as_dict() if name != "decoded"]
+    told = [Problems(**{name: 1}).sentences() for name in kinds]
+    assert all(len(sentences) == 1 for sentences in told)
+    assert len({sentences[0] for sentences in told}) == len(kinds)
