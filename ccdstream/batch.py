@@ -32,7 +32,13 @@ from ccdstream.recording import OutputFiles, Progress, RunOptions, RunResult, is
 from ccdstream.report.alerts import alert_record, read_alerts
 from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
 from ccdstream.report.audit import write_audit
-from ccdstream.report.batch_page import PAGE_NAME, Glance, read_glance, write_batch_page
+from ccdstream.report.batch_page import (
+    PAGE_NAME,
+    Glance,
+    is_incomplete,
+    read_glance,
+    write_batch_page,
+)
 from ccdstream.report.files import (
     Lock,
     is_locked,
@@ -445,6 +451,11 @@ class Entry:
     """How often it was begun; more than once where a node was lost."""
     glance: Glance | None = None
     """What its results say, for the page."""
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether it is done, but its recording breaks off or is not all that its file holds."""
+        return is_incomplete(self.status.value, self.counts)
 
     def take_in(self, job: Job) -> None:
         """Take outputs, counts, warnings and what the page shows from what the run left."""

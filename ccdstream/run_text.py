@@ -169,7 +169,10 @@ def summary(ledger: "Ledger") -> list[str]:
         seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
         node = show_path(entry.node) if entry.node else ""
         status = _in_words(entry.status)
-        warned = f"  ({count(len(entry.warnings), 'warning')})" if entry.warnings else ""
+        notes = [count(len(entry.warnings), "warning")] if entry.warnings else []
+        if entry.incomplete:
+            notes.insert(0, "incomplete")
+        warned = f"  ({', '.join(notes)})" if notes else ""
         line = (
             f"{status:12s}  {frames:>6}  {alerts:>6}  {seconds:>7}  {node:{width}s}"
             f"{show_path(entry.name)}{warned}"

@@ -22,6 +22,7 @@ from ccdstream.report.scores import COLUMNS
 from tests.browser import CHROMIUM, Tab, chromium
 from tests.commands import OF_A_BATCH, bright_between, everything_in, refusal, rows_of, start
 from tests.test_report_page import EVIL, Read, read
+from tests.videos import cut, make_video
 
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 FIELDS = (
@@ -208,6 +209,22 @@ def test_warnings_and_the_node_stand_in_the_row() -> None:
     assert "cannot be read" in found["name"]  # no glance at results that are there
     assert found["warnings"] == "4" and found["uninformative"] == "75.0 %"
     assert found["took"] == "3.0\u00a0snode-b, 2 tries"
+
+
+def test_a_recording_that_breaks_off_is_not_called_done_and_that_is_said_first(
+    run: Callable[..., Any], here: Path
+) -> None:
+    whole = make_video(here / "w.mkv", codec="ffv1", size=(576, 720), frames=20)
+    cut(whole, here / "cut.mkv", 0.5)
+    for before in ("", "done before"):
+        result = run("cut.mkv", "calm.mp4", "-o", "out", "--video", "none")
+        page = page_of(here / "out")
+        broken, calm = cells(page)
+        assert broken["status"] == "Incomplete" + before and calm["status"].startswith("Done")
+        assert broken["name"].startswith("cut.mkvthe recording breaks off")
+        assert "1 recording incomplete." in Read(page).text
+        (row,) = [line for line in result.stderr.splitlines() if "cut.mkv  (" in line]
+        assert "cut.mkv  (incomplete, " in row
 
 
 # -- the line -------------------------------------------------------------------------------------

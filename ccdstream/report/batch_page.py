@@ -63,14 +63,23 @@ class _Fate(NamedTuple):
 
 
 FATES = {
-    "failed": _Fate("Failed", 6),
-    "crashed": _Fate("Crashed", 5),
-    "interrupted": _Fate("Ended early", 4),
+    "failed": _Fate("Failed", 7),
+    "crashed": _Fate("Crashed", 6),
+    "interrupted": _Fate("Ended early", 5),
     "not_begun": _Fate("Not tried", 3),
     "begun": _Fate("At work", 2),
     "done": _Fate("Done", 1),
     "already_done": _Fate("Done before", 0),
 }
+_INCOMPLETE = _Fate("Incomplete", 4)
+"""Of a recording that is done, as far as there is something of it."""
+
+
+def is_incomplete(status: str, counts: Mapping[str, Any]) -> bool:
+    """Whether a recording is done as far as it goes, and its file does not give all of it."""
+    return status in ("done", "already_done") and bool(
+        counts.get("truncated") or counts.get("unread_recording")
+    )
 
 
 # -- what the results of a recording say ----------------------------------------------------------
@@ -294,6 +303,8 @@ def _state(batch: Batch) -> str:
         if (number := counts[status])
     ]  # fmt: skip
     text = ", ".join(said) + "."
+    if incomplete := sum(is_incomplete(row["status"], row["counts"]) for row in batch["inputs"]):
+        text += f" {counted(incomplete, 'recording')} incomplete."
     if not batch["ended"]:
         text += (
             " The batch was at work when this was written, and writes it anew. If it was killed, "
@@ -395,6 +406,10 @@ def _table(
 def _row(number: int, row: Row, glance: Glance | None, report: str | None) -> str:
     """A recording. What is not known of it is an empty cell, which sorts last."""
     counts, warnings, fate = row["counts"], row["warnings"], FATES[row["status"]]
+    status, before = row["status"], ""
+    if is_incomplete(status, counts):
+        before = f"<small>{fate.word.lower()}</small>" * (status == "already_done")
+        status, fate = "incomplete", _INCOMPLETE
     name = safe(printable(Path(row["name"])))
     said = f"<b>{name}</b>" if report is None else f'<a href="{beside(report)}">{name}</a>'
     if row["reason"]:
@@ -425,9 +440,9 @@ def _row(number: int, row: Row, glance: Glance | None, report: str | None) -> st
         took_text = _cell(took, length(took), more=on.removeprefix(", "))
     warned = _cell(len(warnings), f"{len(warnings)}" if warnings else "") if counts else ""
     return (
-        f'<tr id="r{number}" class="{row["status"]}">'
+        f'<tr id="r{number}" class="{status}">'
         f'<th scope="row" class="name">{said}</th>'
-        f'<td class="status" data-v="{fate.gravity}"><span>{fate.word}</span></td>'
+        f'<td class="status" data-v="{fate.gravity}"><span>{fate.word}</span>{before}</td>'
         + "".join(each or "<td></td>" for each in (alerts, alert_s, peak))
         + f'<td class="plot-cell">{"" if glance is None else glance.line}</td>'
         + "".join(each or "<td></td>" for each in (length_s, unclear, warned, took_text))
