@@ -147,7 +147,8 @@ def find_jobs(
     recursive: bool,
     alias_of: Callable[[Path], Alias] | None = None,
 ) -> Found:
-    """The jobs of a batch: in the order of the inputs, and of the names in each folder.
+    """The jobs of a batch: in the order of the inputs, and of the names in each folder; with
+    pseudonyms in the order of these: that of names would hint at who is who.
 
     Below `output` results lie as the recordings do below the folder that all inputs have in common.
     A recording that is named twice is one job. Two that would write the same results are unusable.
@@ -196,6 +197,8 @@ def find_jobs(
                 "Run them apart, with an --output each."
             )
             unusable.append(Unusable(job.path, job.name, clash))
+    if alias_of is not None:
+        jobs.sort(key=lambda job: job.files.stem)
     return Found(output, jobs, unusable)
 
 
@@ -536,7 +539,10 @@ class Ledger:
             alias = None if entry.job is None else entry.job.alias
             called = name = "-" if alias is None else alias.name
             if reason and entry.status not in (Status.crashed, Status.interrupted):
-                reason = "left out, since it may name the recording: it was printed"
+                reason = (
+                    "reason withheld here, as it may name the recording; it was printed on the "
+                    "terminal"
+                )
         return {
             "input": called,
             "name": name,
