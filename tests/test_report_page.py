@@ -18,6 +18,7 @@ from ccdstream.engine.select import SelectedEngine
 from ccdstream.history import score_text
 from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.report import page as module
+from ccdstream.report.document import length, percent
 from ccdstream.timecode import short_time
 from tests.browser import CHROMIUM, Tab, chromium
 from tests.commands import bright_between
@@ -188,7 +189,8 @@ def test_the_line_holds_the_scores_of_their_time_and_gaps_are_empty(
 ) -> None:
     pts = [*range(25), *range(100, 125)]  # 1 s, a gap of 3 s, 1 s
     recording = bright_between(tmp_path / "gap.mkv", 25, 49, 50, pts=pts, time_base=Fraction(1, 25))
-    data = data_of(analysed(recording, tmp_path / "out", bundle, engine))
+    report = analysed(recording, tmp_path / "out", bundle, engine)
+    data = data_of(report)
     assert len(data["score"]) == len(data["state"])
     at = [data["start"] + data["span"] * k / len(data["state"]) for k in range(len(data["state"]))]
     seen = dict(zip(at, data["state"], strict=True))
@@ -196,6 +198,21 @@ def test_the_line_holds_the_scores_of_their_time_and_gaps_are_empty(
     assert {state for s, state in seen.items() if s < 0.9} == {"1"}
     assert "3" in {state for s, state in seen.items() if s > 4.0}
     assert data["end"] == pytest.approx(124 / 25)
+    text = report.read_text(encoding="utf-8")
+    (gap,) = re.findall(r'<rect class="gap"[^>]* x="([\d.]+)%"[^>]* width="([\d.]+)%"', text)
+    assert [float(each) for each in gap] == pytest.approx([19.4, 61.3], abs=0.5)
+    page = read(report).text
+    assert "Hatched: no frames." in page
+    assert "Analysed1.9\u00a0s 50 frames, none for 3.0\u00a0s" in page
+    alert = json.loads((tmp_path / "out/gap.alerts.jsonl").read_text())
+    share = percent(alert["duration_s"], 1.92)
+    assert f"Time in alert{length(alert['duration_s'])} {share}" in page
+
+
+def test_nothing_is_hatched_where_every_stretch_has_frames(case12: Path) -> None:
+    page = read(case12)
+    assert "Hatched" not in page.text and "none for" not in page.text
+    assert not [tag for tag in page.attributes("rect") if tag.get("class") == "gap"]
 
 
 def test_the_shares_of_uninformative_frames_are_those_of_the_record(

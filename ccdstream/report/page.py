@@ -29,9 +29,11 @@ from ccdstream.report.document import (
     counted,
     document,
     facts,
+    frames_in,
     length,
     outline,
     percent,
+    runs,
     safe,
     text_of,
 )
@@ -267,7 +269,7 @@ def _summary(run: Run, alerts: Sequence[AlertLike], gallery: Gallery, live: Live
         alert_s = live.alert_s
     frames = counts["frames"]
     unclear = frames - counts["informative_frames"]
-    of = counted(frames, "frame")
+    of = frames_in(frames, run["stream"].get("empty_s", 0.0))
     if live is not None:
         of = f"{frames:,} of {counted(live.captured, 'frame')}"
     used = gallery.line.score[gallery.line.state > 0]
@@ -402,7 +404,8 @@ def _line(
             + "</a>"
         )
     bottom = _PLOT_TOP + _PLOT_PX
-    gaps, flags = _live_marks(live, across, bottom)
+    gaps = _hatched(_gaps(gallery) if live is None else live.gaps, across)
+    lags, flags = _live_marks(live, across, bottom)
     ticks = ""
     shown = _ticks(start_s, span_s)
     digits = 1 if len(shown) > 1 and shown[1] - shown[0] < 1 else 0
@@ -420,7 +423,7 @@ def _line(
         f'<svg width="100%" height="{bottom + 24}" aria-hidden="true">'
         f'<rect class="back" x="0" y="{_PLOT_TOP}" width="100%" height="{_PLOT_PX}"/>'
         f'<svg x="0" y="{_PLOT_TOP}" width="100%" height="{_PLOT_PX}" '
-        f'viewBox="0 0 {used} 1000" preserveAspectRatio="none">{bars}</svg>{gaps}'
+        f'viewBox="0 0 {used} 1000" preserveAspectRatio="none">{bars}</svg>{gaps}{lags}'
         f'{scale}<line class="enter" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>{words}'
         f'<text class="enter-word" x="100%" dx="-4" y="{y - 4:.1f}" text-anchor="end">'
         f"alerts open at {enter:g}</text>"
@@ -431,18 +434,21 @@ def _line(
         f'<p class="keys">Click or drag to {what}. Keys: <kbd>&larr;</kbd> <kbd>&rarr;</kbd> '
         "5 s, with <kbd>shift</kbd> 1 s; <kbd>,</kbd> <kbd>.</kbd> a frame"
         + "; <kbd>N</kbd> <kbd>P</kbd> next and previous alert" * bool(alerts)
-        + f".</p>\n{_live_key(live)}"
+        + f".</p>\n{_signs(bool(gaps), live)}"
     )
 
 
-def _live_marks(
-    live: Live | None, across: Callable[[float], float], bottom: int
-) -> tuple[str, str]:
-    """Of the line of a live session: stretches without a signal, and what people marked."""
-    if live is None:
-        return "", ""
+def _gaps(gallery: Gallery) -> list[tuple[float, float]]:
+    """Stretches of the line that hold no frame."""
+    used, span_s = _used(gallery.line)
+    at_s = [gallery.start_s + span_s * column / used for column in range(used + 1)]
+    return [(at_s[first], at_s[end]) for first, end in runs(gallery.line.state[:used] < 0)]
+
+
+def _hatched(stretches: Sequence[tuple[float, float]], across: Callable[[float], float]) -> str:
+    """Stretches of stream time in which there is nothing to see."""
     gaps = ""
-    for start_s, end_s in live.gaps:
+    for start_s, end_s in stretches:
         left, right = across(start_s), across(end_s)
         gaps += (
             f'<rect class="gap" fill="url(#hatch)" x="{left:.3f}%" y="{_PLOT_TOP}" '
@@ -454,9 +460,19 @@ def _live_marks(
             'patternTransform="rotate(45)"><rect class="ground" width="7" height="7"/>'
             f'<rect class="stripe" width="2" height="7"/></pattern></defs>{gaps}'
         )
+    return gaps
+
+
+def _live_marks(
+    live: Live | None, across: Callable[[float], float], bottom: int
+) -> tuple[str, str]:
+    """Of the line of a live session: where heat came too late, and what people marked."""
+    if live is None:
+        return "", ""
+    lags = ""
     for start_s, end_s in live.lags:
         left, right = across(start_s), across(end_s)
-        gaps += (
+        lags += (
             f'<rect class="lag" x="{left:.3f}%" y="{bottom - _LAG_PX}" '
             f'width="{max(right - left, 0.2):.3f}%" height="{_LAG_PX}"/>'
         )
@@ -466,14 +482,14 @@ def _live_marks(
         f'<circle cx="{across(at_s):.3f}%" cy="{bottom}" r="4.5"/></g>'
         for at_s, name in live.flags
     )
-    return gaps, flags
+    return lags, flags
 
 
-def _live_key(live: Live | None) -> str:
-    """What the marks of a live session's line mean."""
+def _signs(gaps: bool, live: Live | None) -> str:
+    """What the marks in the line mean, beside scores and alerts."""
     if live is None:
-        return ""
-    said = ["hatched: no signal"] * bool(live.gaps)
+        return '<p class="signs">Hatched: no frames.</p>\n' * gaps
+    said = ["hatched: no signal"] * gaps
     said += ["band below: shown without heat, which came too late"] * bool(live.lags)
     said += ["dots: marks and snapshots"] * bool(live.flags)
     words = "; ".join(said)
@@ -905,7 +921,8 @@ def _frame_s(run: Run) -> float:
 def _seen_s(run: Run) -> float:
     """Stream time with a picture."""
     stream = run["stream"]
-    return float(max(stream["last_s"] - stream["first_s"] - stream.get("lost_s", 0.0), 0.0))
+    without_s = stream.get("lost_s", 0.0) + stream.get("empty_s", 0.0)
+    return float(max(stream["last_s"] - stream["first_s"] - without_s, 0.0))
 
 
 # -- words ----------------------------------------------------------------------------------------
