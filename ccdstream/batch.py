@@ -47,6 +47,7 @@ from ccdstream.report.files import (
     refuse_existing,
     sweep,
 )
+from ccdstream.stills import SUFFIXES as STILL_SUFFIXES
 from ccdstream.videos import VIDEO_NAME
 from ccdstream.workers import (
     Died,
@@ -216,6 +217,7 @@ def videos_in(
     """
     results = None if leave_out is None else os.path.abspath(leave_out)
     videos: list[Path] = []
+    stills = False
     folders = [folder]
     while folders:
         here = folders.pop(0)
@@ -228,6 +230,7 @@ def videos_in(
             ) from error
         entries = [path for path in entries if not path.name.startswith(".")]
         made = _made_by_runs(entries)
+        stills = stills or any(path.suffix.lower() in STILL_SUFFIXES for path in entries)
         videos += [
             path
             for path in entries
@@ -248,9 +251,10 @@ def videos_in(
     if not videos:
         where = "in it or below it" if recursive else "directly in it"
         more = "" if recursive else "; --recursive looks into its folders too"
+        pictures = f" For its still images: ccdstream score {show_path(folder)} -o scores.csv"
         raise VideoOpenError(
             f"no videos in the folder {show_path(folder)}. "
-            f"Expected files such as .mp4, .mkv or .avi {where}{more}."
+            f"Expected files such as .mp4, .mkv or .avi {where}{more}." + pictures * stills
         )
     return sorted(videos) if recursive else videos
 

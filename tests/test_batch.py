@@ -143,6 +143,9 @@ def test_a_folder_without_videos_says_what_would_find_some(tree: Path) -> None:
         videos_in(tree)
     with pytest.raises(VideoOpenError, match=r"in it or below it\.$"):
         videos_in(tree / "a/folder.mp4", recursive=True)
+    (tree / "b/case.mp4").rename(tree / "b/case.JPG")
+    with pytest.raises(VideoOpenError, match=r"For its still images: ccdstream score b -o scores"):
+        videos_in(Path("b"))
 
 
 def test_results_lie_as_the_recordings_lie(tree: Path) -> None:
