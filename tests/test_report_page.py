@@ -94,6 +94,7 @@ def test_the_page_says_what_the_run_found_and_what_it_is_not(case12: Path) -> No
     assert set(record["outputs"]) == {
         p.name for p in case12.parent.iterdir() if p.name != "case12.mp4"
     }
+    assert f"not rounded: 0.9989 is shown as {score_text(0.9989)}" in page.text
     peak = f"{score_text(alert['peak_score'])} at 0:0"
     assert peak in page.text
 
@@ -335,6 +336,26 @@ def test_keys_go_by_seconds_frames_and_alerts(tab: Tab, case12: Path) -> None:
     tab.until(f"{SETTLED} && {TIME} > 4.9")
     tab.press("p")
     tab.until(f"{SETTLED} && Math.abs({TIME} - {alert[1]}) < 0.02")
+
+
+@in_browser
+def test_the_number_of_an_alert_stands_clear_of_its_bar_however_short_that_is(
+    tab: Tab, case12: Path
+) -> None:
+    opened(tab, case12)
+    tab.run("document.querySelector('.marks rect').setAttribute('width', '2')")
+    bar, number, line = (
+        tab.run(f"document.querySelector('{what}').getBoundingClientRect().toJSON()")
+        for what in (".marks rect", ".marks text", "#plot .back")
+    )
+    assert number["width"] > bar["width"] == 2
+    assert number["bottom"] - bar["top"] <= 1  # its box holds room for what hangs below letters
+    assert bar["bottom"] < line["top"]
+    ink, behind = (
+        tab.run(f"getComputedStyle(document.querySelector('{what}')).{name}")
+        for what, name in ((".marks text", "fill"), ("body", "color"))
+    )
+    assert ink == behind, "as legible as other text, as it stands on the page itself"
 
 
 @in_browser

@@ -47,7 +47,8 @@ EMBED_BYTES = 8_000_000
 MEANING = f"Marks what is {FINDING}: a lesion perhaps, or stool, an instrument, another scope."
 SCORE_MEANING = (
     "A score of 0.99 means that 99 % of the bundle's normal calibration frames score lower. It is "
-    "no probability of disease, and where there is no alert something may be all the same."
+    "no probability of disease, and where there is no alert something may be all the same. Scores "
+    "are cut to three digits, not rounded: 0.9989 is shown as 0.998."
 )
 
 REASONS = {
@@ -64,7 +65,9 @@ STATE_WORDS = {
     "UNCLEAR": "the frame tells nothing: it neither opens nor closes an alert",
 }
 
-_PLOT_TOP, _PLOT_PX = 20, 110
+_PLOT_TOP, _PLOT_PX = 28, 110
+_MARK_TOP, _MARK_PX = 12, 9
+"""Where the bars of alerts lie, below their numbers: those of short ones are wider than the bar."""
 _STUB = 0.1
 """How tall an unclear frame stands in the line: it has no score of its own."""
 _TICKS_S = (
@@ -394,11 +397,12 @@ def _line(
     marks = ""
     for alert in alerts:
         left, right = across(alert.start_s), across(alert.end_s)
-        number = f'<text x="{left:.3f}%" y="9" dx="2">{alert.number}</text>'
+        anchor = ' text-anchor="end"' * (left > 96)
+        number = f'<text x="{left:.3f}%" y="{_MARK_TOP - 3}"{anchor}>{alert.number}</text>'
         marks += (
             f'<a href="#alert-{alert.number}" data-alert="{alert.number}">'
             f"<title>Alert {alert.number}</title>"
-            f'<rect x="{left:.3f}%" y="0" height="12" rx="2" '
+            f'<rect x="{left:.3f}%" y="{_MARK_TOP}" height="{_MARK_PX}" rx="2" '
             f'width="{max(right - left, 0.4):.3f}%"/>'
             + (number if len(alerts) <= _NUMBERED else "")
             + "</a>"
@@ -429,7 +433,7 @@ def _line(
         f"alerts open at {enter:g}</text>"
         f'<g class="marks">{marks}</g>{flags}{ticks}'
         f'<line id="hair" x1="0" x2="0" y1="{_PLOT_TOP}" y2="{bottom}"/>'
-        f'<line id="cursor" x1="0" x2="0" y1="14" y2="{bottom}"/></svg>\n'
+        f'<line id="cursor" x1="0" x2="0" y1="{_MARK_TOP + _MARK_PX + 2}" y2="{bottom}"/></svg>\n'
         '<p id="hover" class="hover" hidden></p>\n</div>\n'
         f'<p class="keys">Click or drag to {what}. Keys: <kbd>&larr;</kbd> <kbd>&rarr;</kbd> '
         "5 s, with <kbd>shift</kbd> 1 s; <kbd>,</kbd> <kbd>.</kbd> a frame"
