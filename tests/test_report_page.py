@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from ccdstream.history import score_text
 from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.report import page as module
 from ccdstream.report.document import length, percent
+from ccdstream.report.gallery import Gallery
 from ccdstream.timecode import short_time
 from tests.browser import CHROMIUM, Tab, chromium
 from tests.commands import bright_between
@@ -356,6 +358,24 @@ def test_the_number_of_an_alert_stands_clear_of_its_bar_however_short_that_is(
         for what, name in ((".marks text", "fill"), ("body", "color"))
     )
     assert ink == behind, "as legible as other text, as it stands on the page itself"
+
+
+def test_numbers_of_alerts_do_not_lie_on_each_other(case12: Path) -> None:
+    run = json.loads((case12.parent / "case12.run.json").read_text())
+    line = json.loads((case12.parent / "case12.alerts.jsonl").read_text())
+    gallery = Gallery(start_s=0.0, heated=lambda frame, *_: frame)
+    gallery.line.add(100.0, 0.5, "NORMAL")
+    at_s = (0.0, 1.0, 5.0, 50.0, 51.0, 99.9)
+    alerts = [
+        SimpleNamespace(**{**line, "number": k + 9, "start_s": at, "end_s": at, "peak_s": at})
+        for k, at in enumerate(at_s)
+    ]
+    text = module.page(run, alerts, gallery, video=None)
+    marks = text.split('<g class="marks">')[1].split("</g>")[0]
+    shown = [(float(x), n) for x, n in re.findall(r'<text x="([\d.]+)%"[^>]*>(\d+)<', marks)]
+    assert [number for _, number in shown] == ["9", "11", "12", "14"]
+    assert shown[-1][0] == 96, "within the line"
+    assert len(re.findall("<rect", marks)) == len(alerts)
 
 
 @in_browser

@@ -79,8 +79,9 @@ _LAG_PX = 6
 """How tall the band is where pictures were shown without heat."""
 _SHORT = 18
 """Text up to so long stays on one line of its table."""
-_NUMBERED = 40
-"""Up to so many alerts have their number in the line: more would hide each other."""
+_DIGIT = 2.0
+"""How wide a digit of an alert's number is, in percent of the line on a phone. A number that would
+lie on the one before it is left out."""
 
 Run = Mapping[str, Any]
 
@@ -394,18 +395,20 @@ def _line(
         words += f'<text class="scale" x="4" y="{y + 13:.1f}">{1 - 10.0**-decade:.{decade}f}</text>'
     enter = run["alert_rule"]["enter"]
     y = down(float(on_scale(np.array(enter))))
-    marks = ""
+    marks, free = "", 0.0
     for alert in alerts:
         left, right = across(alert.start_s), across(alert.end_s)
-        anchor = ' text-anchor="end"' * (left > 96)
-        number = f'<text x="{left:.3f}%" y="{_MARK_TOP - 3}"{anchor}>{alert.number}</text>'
+        wide = _DIGIT * len(str(alert.number))
+        inside, number = min(left, 100 - wide), ""
+        if inside >= free:
+            number = f'<text x="{inside:.3f}%" y="{_MARK_TOP - 3}">{alert.number}</text>'
+            free = inside + wide
         marks += (
             f'<a href="#alert-{alert.number}" data-alert="{alert.number}">'
             f"<title>Alert {alert.number}</title>"
             f'<rect x="{left:.3f}%" y="{_MARK_TOP}" height="{_MARK_PX}" rx="2" '
             f'width="{max(right - left, 0.4):.3f}%"/>'
-            + (number if len(alerts) <= _NUMBERED else "")
-            + "</a>"
+            f"{number}</a>"
         )
     bottom = _PLOT_TOP + _PLOT_PX
     gaps = _hatched(_gaps(gallery) if live is None else live.gaps, across)
