@@ -32,7 +32,13 @@ from ccdstream.recording import OutputFiles, Progress, RunOptions, RunResult, is
 from ccdstream.report.alerts import alert_record, read_alerts
 from ccdstream.report.audit import SCHEMA as RUN_SCHEMA
 from ccdstream.report.audit import write_audit
-from ccdstream.report.batch_page import PAGE_NAME, Glance, read_glance, write_batch_page
+from ccdstream.report.batch_page import (
+    PAGE_NAME,
+    Glance,
+    is_incomplete,
+    read_glance,
+    write_batch_page,
+)
 from ccdstream.report.files import (
     Lock,
     is_locked,
@@ -41,6 +47,7 @@ from ccdstream.report.files import (
     refuse_existing,
     sweep,
 )
+from ccdstream.stills import SUFFIXES as STILL_SUFFIXES
 from ccdstream.videos import VIDEO_NAME
 from ccdstream.workers import (
     Died,
@@ -141,7 +148,8 @@ def find_jobs(
     recursive: bool,
     alias_of: Callable[[Path], Alias] | None = None,
 ) -> Found:
-    """The jobs of a batch: in the order of the inputs, and of the names in each folder.
+    """The jobs of a batch: in the order of the inputs, and of the names in each folder; with
+    pseudonyms in the order of these: that of names would hint at who is who.
 
     Below `output` results lie as the recordings do below the folder that all inputs have in common.
     A recording that is named twice is one job. Two that would write the same results are unusable.
@@ -190,6 +198,8 @@ def find_jobs(
                 "Run them apart, with an --output each."
             )
             unusable.append(Unusable(job.path, job.name, clash))
+    if alias_of is not None:
+        jobs.sort(key=lambda job: job.files.stem)
     return Found(output, jobs, unusable)
 
 
@@ -207,6 +217,7 @@ def videos_in(
     """
     results = None if leave_out is None else os.path.abspath(leave_out)
     videos: list[Path] = []
+    stills = False
     folders = [folder]
     while folders:
         here = folders.pop(0)
@@ -219,6 +230,7 @@ def videos_in(
             ) from error
         entries = [path for path in entries if not path.name.startswith(".")]
         made = _made_by_runs(entries)
+        stills = stills or any(path.suffix.lower() in STILL_SUFFIXES for path in entries)
         videos += [
             path
             for path in entries
@@ -239,9 +251,10 @@ def videos_in(
     if not videos:
         where = "in it or below it" if recursive else "directly in it"
         more = "" if recursive else "; --recursive looks into its folders too"
+        pictures = f" For its still images: ccdstream score {show_path(folder)} -o scores.csv"
         raise VideoOpenError(
             f"no videos in the folder {show_path(folder)}. "
-            f"Expected files such as .mp4, .mkv or .avi {where}{more}."
+            f"Expected files such as .mp4, .mkv or .avi {where}{more}." + pictures * stills
         )
     return sorted(videos) if recursive else videos
 
@@ -446,6 +459,11 @@ class Entry:
     glance: Glance | None = None
     """What its results say, for the page."""
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether it is done, but its recording breaks off or is not all that its file holds."""
+        return is_incomplete(self.status.value, self.counts)
+
     def take_in(self, job: Job) -> None:
         """Take outputs, counts, warnings and what the page shows from what the run left."""
         record = _read(job.files.path("run.json"))
@@ -525,7 +543,10 @@ class Ledger:
             alias = None if entry.job is None else entry.job.alias
             called = name = "-" if alias is None else alias.name
             if reason and entry.status not in (Status.crashed, Status.interrupted):
-                reason = "left out, since it may name the recording: it was printed"
+                reason = (
+                    "reason withheld here, as it may name the recording; it was printed on the "
+                    "terminal"
+                )
         return {
             "input": called,
             "name": name,

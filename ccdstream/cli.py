@@ -4,6 +4,8 @@ stdout is data, stderr is for people. Nothing heavy is imported before a command
 """
 
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +57,20 @@ class Commands(TyperGroup):
         if found is not None:
             _plain_flags(found.get_params(ctx))
         return found
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that `args` name; where a file stands in its place, what takes such a one is
+        said."""
+        name = args[0]
+        looks_like_file = os.path.exists(name) or os.path.splitext(name)[1]
+        if ctx.parent is None and looks_like_file and self.get_command(ctx, name) is None:
+            from ccdstream.stills import SUFFIXES
+
+            file = shlex.quote(show_path(name))
+            still = Path(name).suffix.lower() in SUFFIXES
+            what = f"score {file} -o scores.csv" if still else f"run {file}"
+            ctx.fail(f"No such command {name!r}. To analyse it: ccdstream {what}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Do what `ctx` says; a wrong value of an option is told without pydantic's first words."""

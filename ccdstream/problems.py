@@ -41,23 +41,23 @@ class Problems:
         return asdict(self)
 
     def sentences(self) -> list[str]:
-        """What a person should know, one sentence a problem; empty for a sound recording."""
-        told = (
-            (self.corrupt_packets, "{} packet{s} of the file {are} damaged"),
-            (self.corrupt_frames, "{} frame{s} {are} shown though partly damaged"),
+        """What a person should know, one sentence a problem, and the worst first: what was not
+        seen, then what was seen damaged, then what was put right. Empty for a sound recording."""
+        told: tuple[tuple[int, str], ...] = (
+            (self.truncated, "the recording breaks off before its announced end"),
+            (self.unread_recording, "another recording follows in the same file, and is not read"),
+            (self.missing_frames, "{} frame{s} {are} missing, by the gaps in clock or index"),
             (self.skipped_frames, "{} frame{s} could not be decoded"),
-            (
-                self.missing_frames,
-                "{} frame{s} {are} missing, by the gaps in clock or index",
-            ),
+            (self.demux_errors, "the file could not be read in {} place{s}"),
+            (self.corrupt_frames, "{} frame{s} {are} shown though partly damaged"),
+            (self.corrupt_packets, "{} packet{s} of the file {are} damaged"),
+            (self.clock_jumps, "the clock of the file jumped {} time{s}; closed up"),
+            (self.non_monotonic, "{} frame{s} had a time no later than the one before"),
+            (self.missing_pts, "{} frame{s} had no time and follow{v} the one before"),
             (self.size_changes, "the picture changed size {} time{s}; scaled to the first size"),
             (self.colour_changes, "the colour tags changed {} time{s}; converted to the first"),
-            (self.missing_pts, "{} frame{s} had no time and follow{v} the one before"),
-            (self.non_monotonic, "{} frame{s} had a time no later than the one before"),
-            (self.clock_jumps, "the clock of the file jumped {} time{s}; closed up"),
-            (self.demux_errors, "the file could not be read in {} place{s}"),
         )
-        sentences = [
+        return [
             text.format(
                 count,
                 s="" if count == 1 else "s",
@@ -67,8 +67,3 @@ class Problems:
             for count, text in told
             if count
         ]
-        if self.truncated:
-            sentences.append("the recording breaks off before its announced end")
-        if self.unread_recording:
-            sentences.append("another recording follows in the same file, and is not read")
-        return sentences

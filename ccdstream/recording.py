@@ -25,6 +25,7 @@ from ccdstream.doctor import versions
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import OutputError, VideoOpenError, show_path
 from ccdstream.frames import Fused
+from ccdstream.history import HISTORY_GAP_S
 from ccdstream.pipeline import Judged, StopWatch, analyse, make_fuser, make_scorer, route_of
 from ccdstream.process import settle
 from ccdstream.pseudonym import Alias, NameMap
@@ -187,6 +188,8 @@ class RunResult:
     """Frames by why they tell nothing; one may have several reasons."""
     first_s: float = 0.0
     last_s: float = 0.0
+    empty_s: float = 0.0
+    """Between these, in gaps that hold no frame."""
     wall_s: float = 0.0
     interrupted: bool = False
     changed: bool = False
@@ -469,6 +472,8 @@ class _Run:
             seconds, pts, parts = judged.seconds, judged.frame.pts, judged.scored.parts
             if result.frames == 0:
                 result.first_s = seconds
+            elif seconds - result.last_s > HISTORY_GAP_S:
+                result.empty_s += seconds - result.last_s
             for writer in tables.scores:
                 writer.write(result.frames, pts, seconds, fused, state, parts)
             if tables.coco is not None and fused.informative:
@@ -656,7 +661,11 @@ def _record(
             "alerts": len(result.alerts),
             **source.problems.as_dict(),
         },
-        "stream": {"first_s": result.first_s, "last_s": result.last_s},
+        "stream": {
+            "first_s": result.first_s,
+            "last_s": result.last_s,
+            "empty_s": result.empty_s,
+        },
         "warnings": result.warnings,
         "interrupted": result.interrupted,
         "outputs": [file.name for file in result.outputs],

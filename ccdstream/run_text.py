@@ -28,10 +28,11 @@ INTERRUPTED = "interrupted: what was analysed up to there is whole"
 def found_in(result: "RunResult") -> str:
     """Frames, from when to when, and how fast."""
     uninformative = result.frames - result.informative_frames
+    empty = f", none for {timecode(result.empty_s)}" if result.empty_s else ""
     of_them = f", {uninformative} of them uninformative" if uninformative else ""
     return (
         f"{count(result.frames, 'frame')} from {timecode(result.first_s)} to "
-        f"{timecode(result.last_s)}{of_them}; "
+        f"{timecode(result.last_s)}{empty}{of_them}; "
         f"{result.frames / max(result.wall_s, 1e-9):.1f} frames/s"
     )
 
@@ -169,7 +170,10 @@ def summary(ledger: "Ledger") -> list[str]:
         seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
         node = show_path(entry.node) if entry.node else ""
         status = _in_words(entry.status)
-        warned = f"  ({count(len(entry.warnings), 'warning')})" if entry.warnings else ""
+        notes = [count(len(entry.warnings), "warning")] if entry.warnings else []
+        if entry.incomplete:
+            notes.insert(0, "incomplete")
+        warned = f"  ({', '.join(notes)})" if notes else ""
         line = (
             f"{status:12s}  {frames:>6}  {alerts:>6}  {seconds:>7}  {node:{width}s}"
             f"{show_path(entry.name)}{warned}"

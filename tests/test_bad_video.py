@@ -193,7 +193,7 @@ def test_an_mp4_that_breaks_off_behind_its_index_says_what_is_missing(tmp_path: 
     assert 10 < count < 25
     assert problems.truncated
     assert problems.decoded + problems.skipped_frames + problems.missing_frames >= 50
-    assert problems.sentences()[-1] == "the recording breaks off before its announced end"
+    assert problems.sentences()[0] == "the recording breaks off before its announced end"
 
 
 def test_pictures_after_a_damaged_one_are_still_given(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from ccdstream.batch import (
 from ccdstream.bundle import Bundle, load_bundle
 from ccdstream.engine.base import EngineOutput
 from ccdstream.errors import EngineError, VideoOpenError
+from ccdstream.pseudonym import Alias
 from ccdstream.recording import OutputFiles, RunOptions
 from ccdstream.report.files import Lock, lock_path
 from tests.bundles import ToyEngine, write_toy_bundle
@@ -142,6 +143,9 @@ def test_a_folder_without_videos_says_what_would_find_some(tree: Path) -> None:
         videos_in(tree)
     with pytest.raises(VideoOpenError, match=r"in it or below it\.$"):
         videos_in(tree / "a/folder.mp4", recursive=True)
+    (tree / "b/case.mp4").rename(tree / "b/case.JPG")
+    with pytest.raises(VideoOpenError, match=r"For its still images: ccdstream score b -o scores"):
+        videos_in(Path("b"))
 
 
 def test_results_lie_as_the_recordings_lie(tree: Path) -> None:
@@ -181,6 +185,15 @@ def test_recordings_that_would_write_the_same_results_are_not_analysed_but_other
         )
         for mine, other in (("mkv", "mp4"), ("mp4", "mkv"))
     ]
+
+
+def test_with_pseudonyms_their_order_is_that_of_the_batch_and_not_that_of_names(tree: Path) -> None:
+    def alias_of(path: Path) -> Alias:
+        return Alias(str(path)[::-1].replace("/", "-"), b"")
+
+    found = find_jobs([Path("a"), Path("b")], None, recursive=True, alias_of=alias_of)
+    called = [job.files.stem for job in found.jobs]
+    assert len(called) > 3 and called == sorted(called)
 
 
 def test_a_batch_is_a_folder_or_several_inputs(tree: Path) -> None:

@@ -22,6 +22,7 @@ from ccdstream.report.scores import COLUMNS
 from tests.browser import CHROMIUM, Tab, chromium
 from tests.commands import OF_A_BATCH, bright_between, everything_in, refusal, rows_of, start
 from tests.test_report_page import EVIL, Read, read
+from tests.videos import cut, make_video
 
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 FIELDS = (
@@ -210,6 +211,22 @@ def test_warnings_and_the_node_stand_in_the_row() -> None:
     assert found["took"] == "3.0\u00a0snode-b, 2 tries"
 
 
+def test_a_recording_that_breaks_off_is_not_called_done_and_that_is_said_first(
+    run: Callable[..., Any], here: Path
+) -> None:
+    whole = make_video(here / "w.mkv", codec="ffv1", size=(576, 720), frames=20)
+    cut(whole, here / "cut.mkv", 0.5)
+    for before in ("", "done before"):
+        result = run("cut.mkv", "calm.mp4", "-o", "out", "--video", "none")
+        page = page_of(here / "out")
+        broken, calm = cells(page)
+        assert broken["status"] == "Incomplete" + before and calm["status"].startswith("Done")
+        assert broken["name"].startswith("cut.mkvthe recording breaks off")
+        assert "1 recording incomplete." in Read(page).text
+        (row,) = [line for line in result.stderr.splitlines() if "cut.mkv  (" in line]
+        assert "cut.mkv  (incomplete, " in row
+
+
 # -- the line -------------------------------------------------------------------------------------
 
 
@@ -237,7 +254,7 @@ def test_a_line_shows_states_gaps_and_alerts_where_they_were(tmp_path: Path) -> 
 
     frames = [(k / 25, 0.5, state(k)) for k in range(1600) if not 1000 <= k < 1300]
     glance = read_glance(*results(tmp_path, frames, [(8.0, 16.0)]))
-    assert glance is not None
+    assert glance is not None and glance.empty_s == 0
     assert (glance.length_s, glance.alert_s) == (pytest.approx(63.96), 8.0)
     step_s = 63.96 / LINE_COLUMNS
     drawn = dict(re.findall(r'<path class="(UNCLEAR)" d="M(\d+)', glance.line))
@@ -249,6 +266,19 @@ def test_a_line_shows_states_gaps_and_alerts_where_they_were(tmp_path: Path) -> 
     assert gap is not None
     assert float(gap[1]) == pytest.approx(100 * 40 / 63.96, abs=1)
     assert float(gap[2]) == pytest.approx(100 * 12 / 63.96, abs=1)
+
+
+def test_time_without_frames_is_said_and_no_share_is_taken_of_it(tmp_path: Path) -> None:
+    frames = [(float(second), 0.5, "NORMAL") for second in (*range(11), *range(610, 621))]
+    scores, alerts, run = results(tmp_path, frames, [(1.0, 6.0)])
+    run["stream"]["empty_s"] = 600.0
+    row = {"counts": {"frames": 22, "informative_frames": 22, "alerts": 1}}
+    page = batch_page(given(row), [read_glance(scores, alerts, run)], [None])
+    (found,) = cells(page)
+    assert found["length"] == "10:2010:00 without frames"
+    text = Read(page).text
+    assert "Length10:20 22 frames, none for 10:00" in text
+    assert "Time in alert5.0\u00a0s 25.0 %" in text
 
 
 def test_the_peak_is_of_informative_frames_and_cut_not_rounded(tmp_path: Path) -> None:

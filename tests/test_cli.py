@@ -40,6 +40,21 @@ def test_a_command_that_is_not_one_is_wrong_usage(command: list[str]) -> None:
     assert ccdstream(*command).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("my.mp4", "run my.mp4"), ("a b", "run 'a b'"), ("x.JPG", "score x.JPG -o scores.csv")],
+)
+def test_a_file_in_place_of_a_command_is_told_what_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, what: str
+) -> None:
+    (tmp_path / "a b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    result = ccdstream(name)
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.translate({ord("│"): None}).split())
+    assert f"No such command {name!r}. To analyse it: ccdstream {what}" in said
+
+
 # --- models ---
 
 

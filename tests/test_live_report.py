@@ -251,7 +251,7 @@ def test_where_heat_came_too_late_a_band_lies_under_the_line(played: Played) -> 
         played.happens(kind, at_s)
     page = played.page(8)
     text = played.path.read_text()
-    bands = re.findall(r'<rect class="lag" x="([0-9.]+)%" y="124" width="([0-9.]+)%"', text)
+    bands = re.findall(r'<rect class="lag" x="([0-9.]+)%" y="132" width="([0-9.]+)%"', text)
     assert [float(left) for left, _ in bands] == pytest.approx([100 / 8, 600 / 8], abs=1)
     assert [float(width) for _, width in bands] == pytest.approx([200 / 8, 190 / 8], abs=1)
     assert "Band below: shown without heat, which came too late." in page.text

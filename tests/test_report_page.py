@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from ccdstream.engine.select import SelectedEngine
 from ccdstream.history import score_text
 from ccdstream.recording import OutputFiles, RunOptions, run
 from ccdstream.report import page as module
+from ccdstream.report.document import length, percent
+from ccdstream.report.gallery import Gallery
 from ccdstream.timecode import short_time
 from tests.browser import CHROMIUM, Tab, chromium
 from tests.commands import bright_between
@@ -93,6 +96,7 @@ def test_the_page_says_what_the_run_found_and_what_it_is_not(case12: Path) -> No
     assert set(record["outputs"]) == {
         p.name for p in case12.parent.iterdir() if p.name != "case12.mp4"
     }
+    assert f"not rounded: 0.9989 is shown as {score_text(0.9989)}" in page.text
     peak = f"{score_text(alert['peak_score'])} at 0:0"
     assert peak in page.text
 
@@ -188,7 +192,8 @@ def test_the_line_holds_the_scores_of_their_time_and_gaps_are_empty(
 ) -> None:
     pts = [*range(25), *range(100, 125)]  # 1 s, a gap of 3 s, 1 s
     recording = bright_between(tmp_path / "gap.mkv", 25, 49, 50, pts=pts, time_base=Fraction(1, 25))
-    data = data_of(analysed(recording, tmp_path / "out", bundle, engine))
+    report = analysed(recording, tmp_path / "out", bundle, engine)
+    data = data_of(report)
     assert len(data["score"]) == len(data["state"])
     at = [data["start"] + data["span"] * k / len(data["state"]) for k in range(len(data["state"]))]
     seen = dict(zip(at, data["state"], strict=True))
@@ -196,6 +201,21 @@ def test_the_line_holds_the_scores_of_their_time_and_gaps_are_empty(
     assert {state for s, state in seen.items() if s < 0.9} == {"1"}
     assert "3" in {state for s, state in seen.items() if s > 4.0}
     assert data["end"] == pytest.approx(124 / 25)
+    text = report.read_text(encoding="utf-8")
+    (gap,) = re.findall(r'<rect class="gap"[^>]* x="([\d.]+)%"[^>]* width="([\d.]+)%"', text)
+    assert [float(each) for each in gap] == pytest.approx([19.4, 61.3], abs=0.5)
+    page = read(report).text
+    assert "Hatched: no frames." in page
+    assert "Analysed1.9\u00a0s 50 frames, none for 3.0\u00a0s" in page
+    alert = json.loads((tmp_path / "out/gap.alerts.jsonl").read_text())
+    share = percent(alert["duration_s"], 1.92)
+    assert f"Time in alert{length(alert['duration_s'])} {share}" in page
+
+
+def test_nothing_is_hatched_where_every_stretch_has_frames(case12: Path) -> None:
+    page = read(case12)
+    assert "Hatched" not in page.text and "none for" not in page.text
+    assert not [tag for tag in page.attributes("rect") if tag.get("class") == "gap"]
 
 
 def test_the_shares_of_uninformative_frames_are_those_of_the_record(
@@ -318,6 +338,44 @@ def test_keys_go_by_seconds_frames_and_alerts(tab: Tab, case12: Path) -> None:
     tab.until(f"{SETTLED} && {TIME} > 4.9")
     tab.press("p")
     tab.until(f"{SETTLED} && Math.abs({TIME} - {alert[1]}) < 0.02")
+
+
+@in_browser
+def test_the_number_of_an_alert_stands_clear_of_its_bar_however_short_that_is(
+    tab: Tab, case12: Path
+) -> None:
+    opened(tab, case12)
+    tab.run("document.querySelector('.marks rect').setAttribute('width', '2')")
+    bar, number, line = (
+        tab.run(f"document.querySelector('{what}').getBoundingClientRect().toJSON()")
+        for what in (".marks rect", ".marks text", "#plot .back")
+    )
+    assert number["width"] > bar["width"] == 2
+    assert number["bottom"] - bar["top"] <= 1  # its box holds room for what hangs below letters
+    assert bar["bottom"] < line["top"]
+    ink, behind = (
+        tab.run(f"getComputedStyle(document.querySelector('{what}')).{name}")
+        for what, name in ((".marks text", "fill"), ("body", "color"))
+    )
+    assert ink == behind, "as legible as other text, as it stands on the page itself"
+
+
+def test_numbers_of_alerts_do_not_lie_on_each_other(case12: Path) -> None:
+    run = json.loads((case12.parent / "case12.run.json").read_text())
+    line = json.loads((case12.parent / "case12.alerts.jsonl").read_text())
+    gallery = Gallery(start_s=0.0, heated=lambda frame, *_: frame)
+    gallery.line.add(100.0, 0.5, "NORMAL")
+    at_s = (0.0, 1.0, 5.0, 50.0, 51.0, 99.9)
+    alerts = [
+        SimpleNamespace(**{**line, "number": k + 9, "start_s": at, "end_s": at, "peak_s": at})
+        for k, at in enumerate(at_s)
+    ]
+    text = module.page(run, alerts, gallery, video=None)
+    marks = text.split('<g class="marks">')[1].split("</g>")[0]
+    shown = [(float(x), n) for x, n in re.findall(r'<text x="([\d.]+)%"[^>]*>(\d+)<', marks)]
+    assert [number for _, number in shown] == ["9", "11", "12", "14"]
+    assert shown[-1][0] == 96, "within the line"
+    assert len(re.findall("<rect", marks)) == len(alerts)
 
 
 @in_browser

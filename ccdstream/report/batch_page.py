@@ -23,9 +23,11 @@ from ccdstream.report.document import (
     counted,
     document,
     facts,
+    frames_in,
     length,
     outline,
     percent,
+    runs,
     safe,
     text_of,
 )
@@ -63,14 +65,23 @@ class _Fate(NamedTuple):
 
 
 FATES = {
-    "failed": _Fate("Failed", 6),
-    "crashed": _Fate("Crashed", 5),
-    "interrupted": _Fate("Ended early", 4),
+    "failed": _Fate("Failed", 7),
+    "crashed": _Fate("Crashed", 6),
+    "interrupted": _Fate("Ended early", 5),
     "not_begun": _Fate("Not tried", 3),
     "begun": _Fate("At work", 2),
     "done": _Fate("Done", 1),
     "already_done": _Fate("Done before", 0),
 }
+_INCOMPLETE = _Fate("Incomplete", 4)
+"""Of a recording that is done, as far as there is something of it."""
+
+
+def is_incomplete(status: str, counts: Mapping[str, Any]) -> bool:
+    """Whether a recording is done as far as it goes, and its file does not give all of it."""
+    return status in ("done", "already_done") and bool(
+        counts.get("truncated") or counts.get("unread_recording")
+    )
 
 
 # -- what the results of a recording say ----------------------------------------------------------
@@ -82,6 +93,8 @@ class Glance:
 
     length_s: float
     """Stream time from the first frame to the last."""
+    empty_s: float
+    """Of it, in gaps that hold no frame."""
     alert_s: float
     """Of it, within alerts."""
     peak: float | None
@@ -109,6 +122,7 @@ def read_glance(scores: Path, alerts: Path, run: Mapping[str, Any]) -> Glance | 
         informative = score[state > 0]
         return Glance(
             length_s=max(last_s - first_s, 0.0),
+            empty_s=float(run["stream"].get("empty_s", 0.0)),
             alert_s=math.fsum(max(end_s - start_s, 0.0) for start_s, end_s in within),
             peak=float(informative.max()) if len(informative) else None,
             took_s=took_s,
@@ -182,7 +196,7 @@ def _line(
     gaps = "".join(
         f'<rect class="gap" x="{100 * first / used:.2f}%" width="{100 * (end - first) / used:.2f}%"'
         f' y="{_STRIP_PX}" height="{_LINE_PX - _STRIP_PX}"/>'
-        for first, end in _runs(states < 0)
+        for first, end in runs(states < 0)
     )
     plot_px = _LINE_PX - _STRIP_PX
     y = _STRIP_PX + plot_px * (1 - float(on_scale(np.array(enter))))
@@ -210,15 +224,9 @@ def _stretches(seconds: np.ndarray, start_s: float, step_s: float) -> list[tuple
     return list(zip(firsts, lasts, strict=True))
 
 
-def _runs(shown: np.ndarray) -> list[tuple[int, int]]:
-    """First column and the one after the last, of each run of columns that are shown."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], shown, [False]]).astype(np.int8)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-
-
 def _blocks(shown: np.ndarray, tall: int) -> str:
     """The SVG path of a block over each run of columns."""
-    return "".join(f"M{first} 0H{end}V{tall}H{first}Z" for first, end in _runs(shown))
+    return "".join(f"M{first} 0H{end}V{tall}H{first}Z" for first, end in runs(shown))
 
 
 # -- the page -------------------------------------------------------------------------------------
@@ -294,6 +302,8 @@ def _state(batch: Batch) -> str:
         if (number := counts[status])
     ]  # fmt: skip
     text = ", ".join(said) + "."
+    if incomplete := sum(is_incomplete(row["status"], row["counts"]) for row in batch["inputs"]):
+        text += f" {counted(incomplete, 'recording')} incomplete."
     if not batch["ended"]:
         text += (
             " The batch was at work when this was written, and writes it anew. If it was killed, "
@@ -310,6 +320,7 @@ def _summary(rows: Sequence[Row], glances: Sequence[Glance | None]) -> str:
     unclear = frames - sum(row["counts"].get("informative_frames", 0) for row in rows)
     alerts = [row["counts"].get("alerts", 0) for row in rows]
     length_s = math.fsum(glance.length_s for glance in seen)
+    empty_s = math.fsum(glance.empty_s for glance in seen)
     alert_s = math.fsum(glance.alert_s for glance in seen)
     peaks = [glance.peak for glance in seen if glance.peak is not None]
     enters = sorted({glance.enter for glance in seen})
@@ -317,9 +328,9 @@ def _summary(rows: Sequence[Row], glances: Sequence[Glance | None]) -> str:
     tiles = (
         ("Analysed", f"{sum(map(bool, (r['counts'] for r in rows))):,}",
          f"of {counted(len(rows), 'recording')}"),
-        ("Length", length(length_s), counted(frames, "frame")),
+        ("Length", length(length_s), frames_in(frames, empty_s)),
         ("Alerts", f"{sum(alerts):,}", f"in {counted(sum(map(bool, alerts)), 'recording')}"),
-        ("Time in alert", length(alert_s), percent(alert_s, length_s)),
+        ("Time in alert", length(alert_s), percent(alert_s, length_s - empty_s)),
         ("Highest score", score_text(max(peaks)) if peaks else "none",
          "alerts open at " + " and ".join(f"{e:g}" for e in enters) if enters else ""),
         ("Uninformative", percent(unclear, frames), counted(unclear, "frame")),
@@ -395,6 +406,10 @@ def _table(
 def _row(number: int, row: Row, glance: Glance | None, report: str | None) -> str:
     """A recording. What is not known of it is an empty cell, which sorts last."""
     counts, warnings, fate = row["counts"], row["warnings"], FATES[row["status"]]
+    status, before = row["status"], ""
+    if is_incomplete(status, counts):
+        before = f"<small>{fate.word.lower()}</small>" * (status == "already_done")
+        status, fate = "incomplete", _INCOMPLETE
     name = safe(printable(Path(row["name"])))
     said = f"<b>{name}</b>" if report is None else f'<a href="{beside(report)}">{name}</a>'
     if row["reason"]:
@@ -413,7 +428,8 @@ def _row(number: int, row: Row, glance: Glance | None, report: str | None) -> st
         share = (frames - counts["informative_frames"]) / frames
         unclear = _cell(share, percent(share, 1))
     if glance is not None:
-        length_s = _cell(glance.length_s, length(glance.length_s))
+        empty = f"{length(glance.empty_s)} without frames" if glance.empty_s else ""
+        length_s = _cell(glance.length_s, length(glance.length_s), more=empty)
         shown = length(glance.alert_s) if counts.get("alerts") else ""
         alert_s = _cell(glance.alert_s, shown)
         if glance.peak is not None:
@@ -425,9 +441,9 @@ def _row(number: int, row: Row, glance: Glance | None, report: str | None) -> st
         took_text = _cell(took, length(took), more=on.removeprefix(", "))
     warned = _cell(len(warnings), f"{len(warnings)}" if warnings else "") if counts else ""
     return (
-        f'<tr id="r{number}" class="{row["status"]}">'
+        f'<tr id="r{number}" class="{status}">'
         f'<th scope="row" class="name">{said}</th>'
-        f'<td class="status" data-v="{fate.gravity}"><span>{fate.word}</span></td>'
+        f'<td class="status" data-v="{fate.gravity}"><span>{fate.word}</span>{before}</td>'
         + "".join(each or "<td></td>" for each in (alerts, alert_s, peak))
         + f'<td class="plot-cell">{"" if glance is None else glance.line}</td>'
         + "".join(each or "<td></td>" for each in (length_s, unclear, warned, took_text))

@@ -87,9 +87,8 @@ def outline(height: np.ndarray, shown: np.ndarray, tall: int = 1000) -> str:
     """
     tops = np.rint(tall * (1 - height)).astype(int).tolist()
     lowest = tall - max(tall // 100, 1)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], shown, [False]]).astype(np.int8)))
     path = []
-    for first, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+    for first, end in runs(shown):
         path.append(f"M{first} {tall}")
         column = first
         while column < end:
@@ -100,6 +99,13 @@ def outline(height: np.ndarray, shown: np.ndarray, tall: int = 1000) -> str:
             column = after
         path.append(f"V{tall}Z")
     return "".join(path)
+
+
+def runs(shown: np.ndarray) -> list[tuple[int, int]]:
+    """First column and the one after the last, of each run of columns that are shown, bool
+    [columns]."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], shown, [False]]).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 # -- words ----------------------------------------------------------------------------------------
@@ -118,6 +124,11 @@ def beside(name: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Such as "1 frame" and "2,000 frames"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def frames_in(frames: int, empty_s: float) -> str:
+    """How many frames there are, and for how long there is none between them."""
+    return counted(frames, "frame") + (f", none for {length(empty_s)}" if empty_s > 0 else "")
 
 
 def percent(part: float, whole: float) -> str:

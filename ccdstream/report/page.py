@@ -29,9 +29,11 @@ from ccdstream.report.document import (
     counted,
     document,
     facts,
+    frames_in,
     length,
     outline,
     percent,
+    runs,
     safe,
     text_of,
 )
@@ -45,7 +47,8 @@ EMBED_BYTES = 8_000_000
 MEANING = f"Marks what is {FINDING}: a lesion perhaps, or stool, an instrument, another scope."
 SCORE_MEANING = (
     "A score of 0.99 means that 99 % of the bundle's normal calibration frames score lower. It is "
-    "no probability of disease, and where there is no alert something may be all the same."
+    "no probability of disease, and where there is no alert something may be all the same. Scores "
+    "are cut to three digits, not rounded: 0.9989 is shown as 0.998."
 )
 
 REASONS = {
@@ -62,7 +65,9 @@ STATE_WORDS = {
     "UNCLEAR": "the frame tells nothing: it neither opens nor closes an alert",
 }
 
-_PLOT_TOP, _PLOT_PX = 20, 110
+_PLOT_TOP, _PLOT_PX = 28, 110
+_MARK_TOP, _MARK_PX = 12, 9
+"""Where the bars of alerts lie, below their numbers: those of short ones are wider than the bar."""
 _STUB = 0.1
 """How tall an unclear frame stands in the line: it has no score of its own."""
 _TICKS_S = (
@@ -74,8 +79,9 @@ _LAG_PX = 6
 """How tall the band is where pictures were shown without heat."""
 _SHORT = 18
 """Text up to so long stays on one line of its table."""
-_NUMBERED = 40
-"""Up to so many alerts have their number in the line: more would hide each other."""
+_DIGIT = 2.0
+"""How wide a digit of an alert's number is, in percent of the line on a phone. A number that would
+lie on the one before it is left out."""
 
 Run = Mapping[str, Any]
 
@@ -267,7 +273,7 @@ def _summary(run: Run, alerts: Sequence[AlertLike], gallery: Gallery, live: Live
         alert_s = live.alert_s
     frames = counts["frames"]
     unclear = frames - counts["informative_frames"]
-    of = counted(frames, "frame")
+    of = frames_in(frames, run["stream"].get("empty_s", 0.0))
     if live is not None:
         of = f"{frames:,} of {counted(live.captured, 'frame')}"
     used = gallery.line.score[gallery.line.state > 0]
@@ -389,20 +395,24 @@ def _line(
         words += f'<text class="scale" x="4" y="{y + 13:.1f}">{1 - 10.0**-decade:.{decade}f}</text>'
     enter = run["alert_rule"]["enter"]
     y = down(float(on_scale(np.array(enter))))
-    marks = ""
+    marks, free = "", 0.0
     for alert in alerts:
         left, right = across(alert.start_s), across(alert.end_s)
-        number = f'<text x="{left:.3f}%" y="9" dx="2">{alert.number}</text>'
+        wide = _DIGIT * len(str(alert.number))
+        inside, number = min(left, 100 - wide), ""
+        if inside >= free:
+            number = f'<text x="{inside:.3f}%" y="{_MARK_TOP - 3}">{alert.number}</text>'
+            free = inside + wide
         marks += (
             f'<a href="#alert-{alert.number}" data-alert="{alert.number}">'
             f"<title>Alert {alert.number}</title>"
-            f'<rect x="{left:.3f}%" y="0" height="12" rx="2" '
+            f'<rect x="{left:.3f}%" y="{_MARK_TOP}" height="{_MARK_PX}" rx="2" '
             f'width="{max(right - left, 0.4):.3f}%"/>'
-            + (number if len(alerts) <= _NUMBERED else "")
-            + "</a>"
+            f"{number}</a>"
         )
     bottom = _PLOT_TOP + _PLOT_PX
-    gaps, flags = _live_marks(live, across, bottom)
+    gaps = _hatched(_gaps(gallery) if live is None else live.gaps, across)
+    lags, flags = _live_marks(live, across, bottom)
     ticks = ""
     shown = _ticks(start_s, span_s)
     digits = 1 if len(shown) > 1 and shown[1] - shown[0] < 1 else 0
@@ -420,29 +430,32 @@ def _line(
         f'<svg width="100%" height="{bottom + 24}" aria-hidden="true">'
         f'<rect class="back" x="0" y="{_PLOT_TOP}" width="100%" height="{_PLOT_PX}"/>'
         f'<svg x="0" y="{_PLOT_TOP}" width="100%" height="{_PLOT_PX}" '
-        f'viewBox="0 0 {used} 1000" preserveAspectRatio="none">{bars}</svg>{gaps}'
+        f'viewBox="0 0 {used} 1000" preserveAspectRatio="none">{bars}</svg>{gaps}{lags}'
         f'{scale}<line class="enter" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>{words}'
         f'<text class="enter-word" x="100%" dx="-4" y="{y - 4:.1f}" text-anchor="end">'
         f"alerts open at {enter:g}</text>"
         f'<g class="marks">{marks}</g>{flags}{ticks}'
         f'<line id="hair" x1="0" x2="0" y1="{_PLOT_TOP}" y2="{bottom}"/>'
-        f'<line id="cursor" x1="0" x2="0" y1="14" y2="{bottom}"/></svg>\n'
+        f'<line id="cursor" x1="0" x2="0" y1="{_MARK_TOP + _MARK_PX + 2}" y2="{bottom}"/></svg>\n'
         '<p id="hover" class="hover" hidden></p>\n</div>\n'
         f'<p class="keys">Click or drag to {what}. Keys: <kbd>&larr;</kbd> <kbd>&rarr;</kbd> '
         "5 s, with <kbd>shift</kbd> 1 s; <kbd>,</kbd> <kbd>.</kbd> a frame"
         + "; <kbd>N</kbd> <kbd>P</kbd> next and previous alert" * bool(alerts)
-        + f".</p>\n{_live_key(live)}"
+        + f".</p>\n{_signs(bool(gaps), live)}"
     )
 
 
-def _live_marks(
-    live: Live | None, across: Callable[[float], float], bottom: int
-) -> tuple[str, str]:
-    """Of the line of a live session: stretches without a signal, and what people marked."""
-    if live is None:
-        return "", ""
+def _gaps(gallery: Gallery) -> list[tuple[float, float]]:
+    """Stretches of the line that hold no frame."""
+    used, span_s = _used(gallery.line)
+    at_s = [gallery.start_s + span_s * column / used for column in range(used + 1)]
+    return [(at_s[first], at_s[end]) for first, end in runs(gallery.line.state[:used] < 0)]
+
+
+def _hatched(stretches: Sequence[tuple[float, float]], across: Callable[[float], float]) -> str:
+    """Stretches of stream time in which there is nothing to see."""
     gaps = ""
-    for start_s, end_s in live.gaps:
+    for start_s, end_s in stretches:
         left, right = across(start_s), across(end_s)
         gaps += (
             f'<rect class="gap" fill="url(#hatch)" x="{left:.3f}%" y="{_PLOT_TOP}" '
@@ -454,9 +467,19 @@ def _live_marks(
             'patternTransform="rotate(45)"><rect class="ground" width="7" height="7"/>'
             f'<rect class="stripe" width="2" height="7"/></pattern></defs>{gaps}'
         )
+    return gaps
+
+
+def _live_marks(
+    live: Live | None, across: Callable[[float], float], bottom: int
+) -> tuple[str, str]:
+    """Of the line of a live session: where heat came too late, and what people marked."""
+    if live is None:
+        return "", ""
+    lags = ""
     for start_s, end_s in live.lags:
         left, right = across(start_s), across(end_s)
-        gaps += (
+        lags += (
             f'<rect class="lag" x="{left:.3f}%" y="{bottom - _LAG_PX}" '
             f'width="{max(right - left, 0.2):.3f}%" height="{_LAG_PX}"/>'
         )
@@ -466,14 +489,14 @@ def _live_marks(
         f'<circle cx="{across(at_s):.3f}%" cy="{bottom}" r="4.5"/></g>'
         for at_s, name in live.flags
     )
-    return gaps, flags
+    return lags, flags
 
 
-def _live_key(live: Live | None) -> str:
-    """What the marks of a live session's line mean."""
+def _signs(gaps: bool, live: Live | None) -> str:
+    """What the marks in the line mean, beside scores and alerts."""
     if live is None:
-        return ""
-    said = ["hatched: no signal"] * bool(live.gaps)
+        return '<p class="signs">Hatched: no frames.</p>\n' * gaps
+    said = ["hatched: no signal"] * gaps
     said += ["band below: shown without heat, which came too late"] * bool(live.lags)
     said += ["dots: marks and snapshots"] * bool(live.flags)
     words = "; ".join(said)
@@ -912,7 +935,8 @@ def _frame_s(run: Run) -> float:
 def _seen_s(run: Run) -> float:
     """Stream time with a picture."""
     stream = run["stream"]
-    return float(max(stream["last_s"] - stream["first_s"] - stream.get("lost_s", 0.0), 0.0))
+    without_s = stream.get("lost_s", 0.0) + stream.get("empty_s", 0.0)
+    return float(max(stream["last_s"] - stream["first_s"] - without_s, 0.0))
 
 
 # -- words ----------------------------------------------------------------------------------------
