@@ -233,3 +233,46 @@ def test_an_alert_whose_frames_all_came_too_late_is_in_the_list_with_a_plain_pic
         shows.analysed(analysed(captured(2), alert=alert))
         assert board.wait(0, PATIENT_S) is not None
     assert len(made) == 1, "no higher peak, no new picture"
+
+
+def test_within_a_long_bound_no_picture_is_taken_away(
+    overlay: type[HandOverlay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccdstream.live.screen.STALE_S", 0.4)
+    with screen() as (shows, board, events):
+        shows.analysed(analysed(captured(0, late_s=2.0)))
+        assert board.wait(0, PATIENT_S) is not None
+        assert board.wait(1, 0.1) is None, "nothing takes its place"
+        shows.analysed(analysed(captured(1)))
+        assert board.wait(1, PATIENT_S) is not None
+    assert stream_of(board.all) == [0, 1] and events == []
+
+
+def test_a_picture_stays_while_frames_arrive_and_the_next_analysis_may_be_in_time(
+    overlay: type[HandOverlay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccdstream.live.screen.STALE_S", 0.4)
+    bound_s = 0.1
+    with screen(bound_s) as (shows, _, _):
+        last, at_work, newest = captured(0, late_s=20.0), captured(1, late_s=3.0), captured(2)
+        assert shows._stale_at_s(last) == pytest.approx(last.at_s + 0.5)
+        shows._at_work, shows._newest = at_work, newest  # no lock: the thread has no picture
+        assert shows._stale_at_s(last) == shows._due_s(at_work), "then it is late"
+        shows._newest = at_work
+        shows._at_work = newest
+        assert shows._stale_at_s(last) == pytest.approx(at_work.at_s + 0.4), "none arrives"
+
+
+def test_where_the_session_is_stuck_frames_are_shown_plain_with_a_true_delay_and_it_is_told(
+    overlay: type[HandOverlay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with screen() as (shows, board, events):
+        monkeypatch.setattr("ccdstream.live.screen.STALE_S", -PATIENT_S)  # by its intervals alone
+        shows.analysed(analysed(captured(0)))
+        assert board.wait(0, PATIENT_S) is not None
+        shows.arrived(captured(1))
+        shown = board.wait(1, PATIENT_S)
+    assert shown is not None and shown.frame is not None
+    assert shown.status.kind == "LAG" and int(shown.status.detail.removesuffix(" ms")) > 100
+    assert stream_of(board.all) == [0, 1]
+    assert [event.kind for event in events] == ["lag_opened"] and shows.tally.plain == 1

@@ -6,7 +6,8 @@
 
 In order of capture, and never older than the bound. An analysed frame that cannot be shown within
 the bound is not shown at all: its heat is withdrawn, and the newest frame there is is shown plain,
-until the analysis is in time again. Where nothing new can be shown the picture is taken away.
+until the analysis is in time again. A picture stays while the next analysis may still be in time;
+where nothing new can be shown it is taken away.
 """
 
 import threading
@@ -25,10 +26,10 @@ from ccdstream.live.records import AlertCard, Captured, Event, Shown, Status
 from ccdstream.quality import gravest
 from ccdstream.render import Overlay
 
-STALE_S = 0.5
-"""A picture is taken away when it is this old and none follows ..."""
+STALE_S = 0.4
+"""A picture that is older than the bound by so much makes room where none follows ..."""
 STALE_INTERVALS = 3.0
-"""... and as old as so many of the source's usual intervals, for one that sends few frames."""
+"""... and is as old as so many of the source's usual intervals, for one that sends few frames."""
 LAG_OVER_S = 1.0
 """So long nothing may be late for the lag to count as over in the record."""
 THUMBNAIL_PX = 240
@@ -209,19 +210,21 @@ class Screen:
                     detail = self._lost
                     return lambda: self._show_lost(detail)
                 if self._lost is None:
-                    newest, at_work = self._newest, self._at_work
+                    newest, at_work, last = self._newest, self._at_work, self._last
                     in_time = self._lag_since_s is None
                     if in_time and at_work is not None and now_s >= self._due_s(at_work):
                         late = at_work
                         return lambda: self._lags(now_s, now_s - late.at_s)
-                    if (
-                        self._lag_since_s is not None
-                        and newest is not None
+                    newer = (
+                        newest is not None
                         and newest.number > self._reached
                         and now_s < self._due_s(newest)
-                    ):
+                    )
+                    if not in_time and newer and newest is not None:
                         return lambda: self._show_plain(newest)
-                    if self._last is not None and now_s >= self._stale_at_s(self._last):
+                    if last is not None and now_s >= self._stale_at_s(last):
+                        if newer:  # the session is stuck, while frames arrive
+                            return lambda: self._lags(now_s, now_s - last.at_s)
                         return self._take_away
                 self._changed.wait(self._patience_s(now_s))
 
@@ -229,8 +232,16 @@ class Screen:
         """When drawing it has to begin."""
         return captured.at_s + self._bound_s - self._draw_s
 
-    def _stale_at_s(self, captured: Captured) -> float:
-        return captured.at_s + max(STALE_S, STALE_INTERVALS * self._interval_s)
+    def _stale_at_s(self, last: Captured) -> float:
+        """When the picture that is shown has stood too long."""
+        usual_s = STALE_INTERVALS * self._interval_s
+        stale_at_s = last.at_s + max(self._bound_s + STALE_S, usual_s)
+        at_work, newest = self._at_work, self._newest
+        if at_work is None or newest is None or at_work.number <= last.number:
+            return stale_at_s
+        # while frames arrive it stays until the next one is there in time, or is late
+        arrives_s = newest.at_s + max(STALE_S, usual_s)
+        return max(stale_at_s, min(self._due_s(at_work), arrives_s))
 
     def _patience_s(self, now_s: float) -> float | None:
         """How long nothing changes by itself."""
@@ -320,12 +331,15 @@ class Screen:
 
     def _take_away(self) -> None:
         """What is shown is old, and nothing newer can be shown."""
-        last, newest = self._last, self._newest
+        last, newest, now_s = self._last, self._newest, time.monotonic()
         assert last is not None
-        if newest is None or newest.number <= last.number:
-            age_s = time.monotonic() - last.at_s
-            self._show_nothing(Status("LAG", f"no new picture for {age_s:.1f} s"))
-        else:
+        arrived = last if newest is None or newest.number <= last.number else newest
+        silent_s = now_s - arrived.at_s
+        if arrived is last or silent_s >= max(STALE_S, STALE_INTERVALS * self._interval_s):
+            self._show_nothing(Status("LAG", f"no new picture for {silent_s:.1f} s"))
+        else:  # it comes, and drawing it takes longer than the bound
+            self._lags(now_s, now_s - last.at_s)
+            self._lag_s = now_s - last.at_s
             self._show_nothing(self._lag_status())
 
     def _show_nothing(self, status: Status) -> None:

@@ -127,10 +127,11 @@ let arrivedMs = 0;
 let holdTimer = 0;
 let lagging = 0;
 
-/** How old a picture may get: the session's bound and two of the usual steps between pictures. */
+/** How old a picture may get: the session's bound, and as long again for the next one, or two of the
+    usual steps between pictures. */
 function holdMs() {
   const bound = 1000 * (facts.max_latency_s ?? 0.1);
-  return Math.max(LEAST_HOLD_MS, bound + 2 * Math.min(intervalMs, MOST_INTERVAL_MS));
+  return Math.max(LEAST_HOLD_MS, bound + Math.max(bound, 2 * Math.min(intervalMs, MOST_INTERVAL_MS)));
 }
 
 function withdraw() {
