@@ -215,6 +215,14 @@ def test_a_full_disk_ends_the_recording_the_session_goes_on_and_the_exit_is_1(
     assert written["counts"]["analysed"] + written["dropped"]["slot"] == 38
     assert "No space left" in next(iter(written["failures"].values()))
     assert "recorder_failed" in [event["kind"] for event in events_of(out)]
+    recorded = written["recorded"]["overlay recording"]
+    assert recorded["failed"] and recorded["until_s"] is None
+    assert written["dropped"]["recorder"] == recorded["given"] == written["counts"]["shown"] > 0
+    shown = recorded["given"]
+    said = f"overlay recording: nothing was kept; {shown} of {shown} frames shown are missing"
+    assert said in result.stderr
+    page = " ".join((out / "live.report.html").read_text().split())
+    assert "shown, and missing from it" in page
 
 
 def test_a_full_disk_is_said_when_it_is_known_at_the_end_only_and_also_when_quiet(

@@ -296,7 +296,7 @@ def test_what_could_not_be_written_is_a_warning_at_the_top(played: Played) -> No
     text = words(page)
     assert "2 warnings overlay recording: cannot write x.mp4: No space left on device." in text
     assert text.index("this machine is too slow") < text.index("Score over time")
-    assert "x.000.mp4" in text and "it failed" in text
+    assert "x.000.mp4" in text and "it failed; kept until 0:00.5" in text
 
 
 def test_drops_and_delays_are_those_of_the_session(played: Played) -> None:

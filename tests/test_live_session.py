@@ -72,7 +72,8 @@ class ListRecorder:
     def __init__(self) -> None:
         self.failed: str | None = None
         self.traceback = ""
-        self.dropped = self.pauses = 0
+        self.given = self.dropped = self.lost = self.pauses = 0
+        self.until_s: float | None = None
         self.full = False
         self.frames: list[Frame] = []
         self.told: list[tuple[str, int]] = []

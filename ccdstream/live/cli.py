@@ -38,7 +38,7 @@ from ccdstream.console import (
     tell,
 )
 from ccdstream.errors import CcdstreamError, OutputError, show_path
-from ccdstream.timecode import parse_timecode, timecode
+from ccdstream.timecode import parse_timecode, short_time, timecode
 
 if TYPE_CHECKING:
     from ccdstream.alert import Alert
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from ccdstream.live.record import Recorder
     from ccdstream.live.records import Event, LiveSource, Wanted
     from ccdstream.live.serve import Watch
-    from ccdstream.live.session import Counts, LiveOptions, LiveResult
+    from ccdstream.live.session import Counts, LiveOptions, LiveResult, Recorded
     from ccdstream.live.window import Window
 
 STEM = "live"
@@ -413,6 +413,9 @@ class _Session:
             board.close()  # whoever watches learns it before the files are finished
             ended["by"] = result.ended
             parts.close()
+            result.count_recorded(
+                {name: each for name, each in ((OVERLAY, overlay), (SOURCE, source)) if each}
+            )
             beside |= {OVERLAY: overlay, SOURCE: source}
             for name, part in beside.items():  # while the last files were finished
                 if part is not None:
@@ -494,6 +497,22 @@ class _Session:
             source = open_recorder("source", False, True)
         return overlay, source
 
+    def _recorded(self, name: str, recorded: "Recorded") -> str:
+        """What became of a recording, in a line."""
+        from ccdstream.live.session import OVERLAY
+
+        if name == OVERLAY and self.recording.stem is None:
+            missing = f", {recorded.missing} missing" if recorded.missing else ""
+            return f"clips: made of {count(recorded.given, 'frame')} shown{missing}"
+        of = "shown" if name == OVERLAY else "captured"
+        whole = count(recorded.given, "frame")
+        if not recorded.failed:
+            return f"{name}: {recorded.given - recorded.missing} of {whole} {of}"
+        until = "nothing was kept"
+        if recorded.until_s is not None:
+            until = f"until {short_time(recorded.until_s, 1)}, then it stopped"
+        return f"{name}: {until}; {recorded.missing} of {whole} {of} are missing"
+
     def _facts(self) -> dict[str, Any]:
         """What the page is told once."""
         asked = self.recording
@@ -547,11 +566,9 @@ class _Session:
                     f"capture to {name}: {p50:.0f} ms, p95 {p95:.0f}, p99 {p99:.0f}, "
                     f"max {1000 * of.max_s:.0f}"
                 )
-        if self.recording.as_dict() is not None:
-            lines.append(
-                f"recorded with {count(counts.pauses, 'pause')}, "
-                f"{count(counts.dropped_recorder, 'frame')} left out"
-            )
+        lines += [self._recorded(name, each) for name, each in result.recorded.items()]
+        if counts.pauses:
+            lines.append(f"{count(counts.pauses, 'pause')}, after each of which a new file begins")
         lines += [f"warning: {warning}" for warning in _warnings(result, self.options)]
         if result.failures:
             lines.append(f"not whole: {', '.join(result.failures)}, as said above")
