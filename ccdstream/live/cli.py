@@ -145,7 +145,8 @@ def live(
         ),
     ] = None,
     max_latency: Annotated[
-        str, typer.Option(metavar="T", help="Nothing older than this is shown.")
+        str,
+        typer.Option(metavar="T", help="Nothing older than this is shown; with its unit: 300ms."),
     ] = "100ms",
     timeout: Annotated[
         str,
@@ -251,7 +252,7 @@ def live(
         wanted = Wanted(_size(size), _rate(rate), pixel_format)
         timeout_s = _seconds("--timeout", timeout, least_s=0.1)
         options = LiveOptions(
-            _seconds("--max-latency", max_latency, least_s=0.001),
+            _seconds("--max-latency", max_latency, least_s=0.001, unit=True),
             None if duration is None else _seconds("--duration", duration),
         )
         clips = record is not None or pre is not None or post is not None
@@ -344,6 +345,7 @@ class _Session:
                 board,
                 self.source.name,
                 self.folder,
+                bound_s=self.options.max_latency_s,
                 silent=silent,
                 as_json=self.as_json,
                 log_json=self.log_json,
@@ -412,6 +414,9 @@ class _Session:
             mode = capture.mode
             board.close()  # whoever watches learns it before the files are finished
             ended["by"] = result.ended
+            if not result.counts.captured:
+                why = log.gaps[-1].cause if log.gaps else "the session ended before the first"
+                failures.add("source", f"no picture came from {self.source.name}: {why}.")
             parts.close()
             result.count_recorded(
                 {name: each for name, each in ((OVERLAY, overlay), (SOURCE, source)) if each}
@@ -570,8 +575,8 @@ class _Session:
         if counts.pauses:
             lines.append(f"{count(counts.pauses, 'pause')}, after each of which a new file begins")
         lines += [f"warning: {warning}" for warning in _warnings(result, self.options)]
-        if result.failures:
-            lines.append(f"not whole: {', '.join(result.failures)}, as said above")
+        if failed := [name for name in result.failures if name != "source"]:
+            lines.append(f"not whole: {', '.join(failed)}, as said above")
         if "report.html" not in result.failures:
             report = show_path(self.folder / f"{STEM}.report.html")
             lines.append(f"report, for a browser: {report}")
@@ -604,6 +609,7 @@ class _Told:
         source: str,
         folder: Path,
         *,
+        bound_s: float,
         silent: bool,
         as_json: bool,
         log_json: bool,
@@ -615,6 +621,7 @@ class _Told:
         self._board = board
         self._source = source
         self._folder = folder
+        self._bound_s = bound_s
         self._silent = silent
         self._as_json = as_json
         self._log_json = log_json
@@ -639,6 +646,8 @@ class _Told:
 
     def event(self, event: "Event") -> None:
         """Say what a person at the screen has to know."""
+        from ccdstream.live.session import LiveOptions
+
         data = event.data
         if event.kind == "connected":
             first, self.connected = not self.connected, True
@@ -650,6 +659,8 @@ class _Told:
         match event.kind:
             case "connected":
                 text = f"{self._source}: {mode}"
+                if first and self._bound_s != LiveOptions.max_latency_s:
+                    text += f"; nothing older than {1000 * self._bound_s:g} ms is shown"
                 if first:  # from now on there are some
                     text += f"\nresults: {show_path(self._folder)}"
             case "mark":
@@ -745,9 +756,12 @@ def _camera_lines(camera: "Camera") -> list[str]:
 # -- what was typed -------------------------------------------------------------------------------
 
 
-def _seconds(option: str, text: str, *, least_s: float = 0.0) -> float:
-    """Seconds of "100ms", "2s", "10m", "1h", "90" or a time code."""
+def _seconds(option: str, text: str, *, least_s: float = 0.0, unit: bool = False) -> float:
+    """Seconds of "100ms", "2s", "10m", "1h", "90" or a time code; with `unit` not of the last two,
+    where some would mean milliseconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text.strip(), flags=re.ASCII)
+    if unit and match is None:
+        raise typer.BadParameter(f"{option} is a time with its unit, 300ms or 0.3s, not {text!r}")
     try:
         seconds = float(match[1]) * _UNITS_S[match[2]] if match else parse_timecode(text)
     except ValueError:

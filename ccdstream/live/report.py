@@ -232,7 +232,7 @@ def write_live_page(path: Path, record: Mapping[str, Any], story: Story, gallery
     height, width = mode["size"]
     counts = record["counts"]
     warnings = [f"{name}: {why}" for name, why in record["failures"].items()]
-    if not counts["captured"]:
+    if not counts["captured"] and "source" not in record["failures"]:
         warnings.append("no picture came from the source")
     run = {
         **record,
