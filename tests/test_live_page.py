@@ -1,5 +1,6 @@
 """The page in headless Chromium: what someone in front of it sees, and what their keys do."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from ccdstream.live.board import Board, Request
 from ccdstream.live.records import AlertCard, Shown, Status
 from ccdstream.live.serve import Watch
 from tests.browser import CHROMIUM, Tab, chromium
+from tests.live import grey
 from tests.live_feed import FACTS, Feed
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
@@ -115,6 +117,19 @@ def test_a_lost_signal_withdraws_the_picture_and_says_why_and_it_comes_back(
         feed.status = None
         open_tab.until(PICTURE)
         open_tab.until(kind_is("READY"))
+
+
+def test_a_page_that_is_opened_without_a_signal_knows_for_how_long_there_is_none(
+    open_tab: Tab,
+) -> None:
+    board, now_s = Board(), time.monotonic()
+    board.tell(FACTS)
+    board.show(Shown(grey(90), 1, 100.0, now_s - 300, Status("READY"), "NORMAL", 0.5, 0.02))
+    board.show(Shown(None, 2, 400.0, now_s, Status("NO SIGNAL", "unplugged"), "", None, 0.0))
+    with Watch(board) as watch:
+        open_tab.open(watch.url)
+        open_tab.until("document.getElementById('blank-since').textContent.startsWith('for 5 min')")
+        assert open_tab.run("points.length === 1 && streamNow() - points[0][0]") >= 300
 
 
 def test_a_late_analysis_says_by_how_much(open_tab: Tab, feed: Feed) -> None:

@@ -162,6 +162,16 @@ def test_a_lost_signal_throws_away_what_still_waits_to_be_drawn(
     assert (board.status.kind, board.status.detail) == ("NO SIGNAL", "unplugged")
 
 
+def test_stream_time_goes_on_without_a_signal(overlay: type[HandOverlay]) -> None:
+    with screen() as (shows, board, _):
+        shows.analysed(analysed(captured(0, late_s=5.0)))
+        assert board.wait(0, PATIENT_S) is not None
+        shows.lost("unplugged")
+        lost = board.wait(1, PATIENT_S)
+    assert lost is not None and lost.stream_s >= 5.0
+    assert board.lasts_s("NO SIGNAL") >= 5.0
+
+
 def test_drawing_that_is_behind_skips_to_the_newest(overlay: type[HandOverlay]) -> None:
     overlay.gate.clear()
     with screen() as (shows, board, _):

@@ -110,7 +110,8 @@ class Screen:
         self._last: Captured | None = None  # of what is shown; None where that is no picture
         self._last_plain = False
         self._reached = -1  # number of the newest frame that was shown
-        self._stream_s = 0.0
+        self._stream_s = 0.0  # of the latest that was shown, and when it was captured
+        self._stream_at_s: float | None = None
         self._lag_since_s: float | None = None
         self._lag_s = 0.0
         self._lag_told_s: float | None = None
@@ -318,7 +319,7 @@ class Screen:
         self.tally.shown += captured.number > self._reached
         self.tally.plain += plain
         self._told_lost = None
-        self._stream_s = seconds
+        self._stream_s, self._stream_at_s = seconds, captured.at_s
         if captured.number > self._reached:
             self._keep(drawn)
         self._reached, self._last, self._last_plain = captured.number, captured, plain
@@ -346,7 +347,9 @@ class Screen:
         self._number += 1
         self._last = None
         now_s = time.monotonic()
-        self._board.show(Shown(None, self._number, self._stream_s, now_s, status, "", None, 0.0))
+        since_s = 0.0 if self._stream_at_s is None else now_s - self._stream_at_s
+        stream_s = self._stream_s + since_s  # goes on without a picture
+        self._board.show(Shown(None, self._number, stream_s, now_s, status, "", None, 0.0))
 
     def _overlay_for(self, frame: Frame, seconds: float) -> Overlay:
         """The one for frames like this; a new one where size or colour change."""

@@ -44,6 +44,7 @@ function say(element, text) {
 /* -- status -------------------------------------------------------------------------------------- */
 
 let served = ["NO CONNECTION", "connecting"]; // what the server says
+let servedSince = 0; // and since when it is so
 let late = null; // what this page finds itself: [kind, detail]
 let connected = false;
 let lostBecause = "connecting";
@@ -71,7 +72,7 @@ function showStatus() {
   const cause = detail || CAUSES[kind] || "";
   if (kind !== statusKind) {
     statusKind = kind;
-    statusSince = performance.now();
+    statusSince = kind === served[0] && connected && !over ? servedSince : performance.now();
     document.body.dataset.kind = kind;
     clearTimeout(speaking); // a hiccup is not worth a word, nor is each of its numbers
     speaking = setTimeout(() => say($("speak"), kind === "LAG" ? "LAG" : `${kind}. ${cause}`), kind === "LAG" ? 1000 : 0);
@@ -578,12 +579,13 @@ async function hear(data) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
   if (!connected) begin();
   served = header.status;
+  servedSince = receivedMs - 1000 * header.lasts_s;
   const ended = header.over && !over;
   over = header.over;
   if (header.facts) showFacts(header.facts);
   if (header.stream_s !== undefined && header.picture === "new") clock = [header.stream_s + header.age_s, receivedMs];
   if (header.points) addPoints(header.points);
-  if (clock === null && points.length) clock = [points[points.length - 1][0], receivedMs];
+  if (clock === null && points.length) clock = [header.now_s ?? points[points.length - 1][0], receivedMs];
   if (header.alerts) showAlerts(header.alerts, header.gone);
   if (header.counters) showCounters(header.counters, header.server_s);
   let fresh = false;
