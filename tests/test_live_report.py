@@ -499,6 +499,7 @@ def test_the_line_tells_both_clocks_and_that_there_was_no_signal(tab: Tab, playe
 def test_a_card_plays_the_clip_of_its_alert(tab: Tab, session: Path) -> None:
     clip = "document.querySelector('.clip')"
     opened(tab, session, until=f"{clip}.readyState >= 1")
+    assert tab.run(f"{clip}.poster.startsWith('data:image/jpeg')"), "no black box until it plays"
     tab.run(f"{clip}.muted = true")
     (_, start_s, _, _), *_ = data_of(session)["alerts"]
     mouse(tab, ".go", 0.5, "mouseMoved", "mousePressed", "mouseReleased")

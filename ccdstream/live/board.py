@@ -67,10 +67,18 @@ class Board:
                 self._pictured_s = shown.captured_at_s
             self._shown = shown
             if shown.state:
-                self._points.append(Point(shown.stream_s, shown.score, shown.state))
-                while self._points[0].stream_s < shown.stream_s - HISTORY_S:
-                    self._points.popleft()
+                self._add(Point(shown.stream_s, shown.score, shown.state))
             self._changed.notify_all()
+
+    def note(self, point: Point) -> None:
+        """Add to the line of scores a frame whose analysis was too late to be shown."""
+        with self._changed:
+            self._add(point)
+
+    def _add(self, point: Point) -> None:
+        self._points.append(point)
+        while self._points[0].stream_s < point.stream_s - HISTORY_S:
+            self._points.popleft()
 
     def put_alert(self, card: AlertCard) -> None:
         """Add an alert, or replace the one of its number."""

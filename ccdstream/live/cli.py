@@ -560,9 +560,10 @@ class _Session:
         shown, known = delays["capture_to_overlay"], delays["capture_to_result"]
         lines = [
             f"{count(counts.captured, 'frame')} in {timecode(result.wall_s)}, "
-            f"{counts.analysed} analysed, {counts.dropped_slot} overtaken, "
-            f"{counts.dropped_late} late, {count(counts.gaps, 'gap')}, "
-            f"{count(counts.alerts, 'alert')}"
+            f"{counts.analysed} analysed, "
+            f"{counts.dropped_slot + counts.dropped_late} without heat in time "
+            f"({counts.dropped_slot} overtaken, {counts.dropped_late} late), "
+            f"{count(counts.gaps, 'gap')}, {count(counts.alerts, 'alert')}"
         ]
         for name, of in (("result", known), ("overlay", shown)):
             if of.count:
@@ -659,7 +660,7 @@ class _Told:
         match event.kind:
             case "connected":
                 text = f"{self._source}: {mode}"
-                if first and self._bound_s != LiveOptions.max_latency_s:
+                if first and self._bound_s != LiveOptions().max_latency_s:
                     text += f"; nothing older than {1000 * self._bound_s:g} ms is shown"
                 if first:  # from now on there are some
                     text += f"\nresults: {show_path(self._folder)}"
@@ -704,9 +705,10 @@ class _Told:
         if known.count:
             delay = f", to overlay {1000 * known.quantile(0.5):.0f} ms (p99 "
             delay += f"{1000 * known.quantile(0.99):.0f})"
-        dropped = counts.dropped_slot + counts.dropped_late
+        late = counts.dropped_slot + counts.dropped_late
         text = f"{status.kind} {status.detail}".strip()
-        text += f", {rate:.1f} frames/s{delay}, {dropped} dropped, {count(counts.alerts, 'alert')}"
+        text += f", {rate:.1f} frames/s{delay}, {late} without heat in time, "
+        text += count(counts.alerts, "alert")
         self._bar.show(0, None, text)
 
 

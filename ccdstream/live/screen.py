@@ -20,7 +20,7 @@ from typing import Self
 from ccdstream.alert import Alert, OpenAlert
 from ccdstream.frames import Colour, FieldOfView, Frame, Fused
 from ccdstream.jpeg import jpeg_of
-from ccdstream.live.board import Board
+from ccdstream.live.board import Board, Point
 from ccdstream.live.latency import StageDelays
 from ccdstream.live.records import AlertCard, Captured, Event, Shown, Status
 from ccdstream.quality import gravest
@@ -260,7 +260,7 @@ class Screen:
         began_s = time.monotonic()
         overlay = self._overlay_for(captured.frame, seconds)
         if began_s >= self._due_s(captured):
-            overlay.note(result.fused, result.state, seconds)
+            self._note(overlay, result)
             self._late(began_s, began_s - captured.at_s)
             self._open_card(result.alert, captured.frame)
             return
@@ -268,21 +268,27 @@ class Screen:
             captured.number == self._reached and not self._last_plain
         )
         if older:  # in time, though a newer one was shown plain meanwhile
-            overlay.note(result.fused, result.state, seconds)
+            self._note(overlay, result)
             self._in_time(began_s)
             self._open_card(result.alert, captured.frame)
             return
         drawn = overlay.draw(captured.frame, result.field, result.fused, result.state, seconds)
         self._drew(began_s)
-        fused = result.fused
-        score = fused.smoothed if fused.informative else None
-        if not self._show(captured, drawn, _status(fused), result.state, score, plain=False):
+        status, score = _status(result.fused), _score(result.fused)
+        if not self._show(captured, drawn, status, result.state, score, plain=False):
+            self._board.note(Point(seconds, score, result.state))
             now_s = time.monotonic()
             self._late(now_s, now_s - captured.at_s)
             self._open_card(result.alert, drawn)
             return
         self._in_time(time.monotonic())
         self._open_card(result.alert, drawn)
+
+    def _note(self, overlay: Overlay, result: Analysed) -> None:
+        """It is not shown; what it says belongs into the lines of scores all the same."""
+        seconds = result.captured.frame.seconds
+        overlay.note(result.fused, result.state, seconds)
+        self._board.note(Point(seconds, _score(result.fused), result.state))
 
     def _show_plain(self, captured: Captured) -> None:
         """Show the newest frame without its analysis."""
@@ -432,6 +438,10 @@ class Screen:
                     thumbnail=thumbnail,
                 )
             )
+
+
+def _score(fused: Fused) -> float | None:
+    return fused.smoothed if fused.informative else None
 
 
 def _status(fused: Fused) -> Status:

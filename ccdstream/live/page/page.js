@@ -88,6 +88,7 @@ function showStatus() {
   $("meanwhile").style.setProperty("--chars", word.length);
   showAlarm();
   showSince();
+  showRecording();
   const able = connected && !over;
   for (const id of ["mark", "note", "snapshot"]) $(id).disabled = !able;
 }
@@ -228,9 +229,7 @@ function showCounters(counters, atS) {
   counted = { counters, atS, rate: counted?.rate };
   const share = counters.captured ? (100 * dropped) / counters.captured : 0;
   say($("dropped"), `${share.toFixed(1)} %`);
-  say($("dropped-count"), String(dropped));
-  const causes = Object.keys(counters).filter((n) => n.startsWith("dropped.") && counters[n]);
-  $("dropped").title = causes.map((n) => `${n.slice(8)}: ${counters[n]}`).join(", ");
+  $("dropped").title = `${dropped} of ${counters.captured ?? 0} frames: ${counters["dropped.slot"] ?? 0} overtaken, ${counters["dropped.late"] ?? 0} late`;
   const delay = counters["delay.capture_to_result.p95"];
   say($("delay"), delay === undefined ? "\u2013" : msOf(delay));
   $("delay").title = "capture to result, 95 of 100 frames within";
@@ -275,6 +274,7 @@ function showRecording() {
   const known = connected || over;
   let [kind, word, what] = ["unknown", "RECORDING UNKNOWN", ""];
   if (known && failed) [kind, word, what] = ["failed", over ? "Recording failed:" : "NOT RECORDING:", failed];
+  else if (connected && !over && on && served[0] === "NO SIGNAL") [kind, word, what] = ["paused", "Recording waits", "for a picture"];
   else if (known && on) [kind, word, what] = over ? ["over", "Recording ended", on] : ["yes", "Recording", on];
   else if (known) [kind, word, what] = ["no", over ? "Not recorded" : "NOT RECORDING", "(not asked for)"];
   $("recording").dataset.recording = kind;
@@ -759,7 +759,12 @@ const KEYS = {
   ArrowLeft: () => step(-1),
 };
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
+  const dialog = document.querySelector("dialog[open]");
+  if (dialog && event.key === "Escape") { // as browsers do, of keys that they count as a person's
+    event.preventDefault();
+    dialog.close("");
+  }
+  if (event.ctrlKey || event.altKey || event.metaKey || dialog) return;
   if (event.key === " " && event.target instanceof HTMLButtonElement) return; // it presses the button
   const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (!act || (event.repeat && !event.key.startsWith("Arrow"))) return;
