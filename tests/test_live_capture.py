@@ -177,6 +177,8 @@ def test_a_blocked_connection_is_given_up_and_its_late_frame_is_never_used() -> 
         assert not capture.signal
         assert capture.gap is not None and capture.gap.end_s is None
         assert capture.gap.cause == "no frame for 0.1 s" or "0.2 s" in capture.gap.cause
+        capture._waiting_since_s -= 60.0
+        assert capture.cause.startswith("no frame for 6"), "as long as it is by now"
         device.give(0, frame(99))  # the blocked read wakes
         device.give(1, frame(2))
         second = take()

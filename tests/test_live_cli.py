@@ -94,7 +94,8 @@ def test_a_recording_at_its_own_rate_leaves_every_file(
     kinds = [event["kind"] for event in events_of(out)]
     assert kinds[:2] == ["session_started", "connected"] and kinds[-1] == "session_ended"
     assert kinds.count("alert_opened") == kinds.count("alert_closed") == 1
-    assert counts["pauses"] == 0 and "recorded with 0 pauses" in result.stderr
+    assert counts["pauses"] == 0 and "pause" not in result.stderr
+    assert f"source recording: {38 - dropped['recorder']} of 38 frames captured" in result.stderr
 
 
 def test_what_was_negotiated_is_printed_and_alerts_are_data(
@@ -103,7 +104,8 @@ def test_what_was_negotiated_is_printed_and_alerts_are_data(
     result = live(toy, clip, tmp_path / "out", "--pace")
     height, width = SIZE
     assert f"case.mp4: {width}x{height}, 25 frames/s, yuv420p" in result.stderr
-    assert "recorded" not in result.stderr
+    assert "overlay recording" not in result.stderr
+    assert "nothing older than 60000 ms is shown" in result.stderr, "not the bound by default"
     head, row = result.stdout.splitlines()
     assert head.startswith("alert  start") and row.split()[0] == "1"
     assert "Not a medical device" in result.stderr
@@ -215,6 +217,14 @@ def test_a_full_disk_ends_the_recording_the_session_goes_on_and_the_exit_is_1(
     assert written["counts"]["analysed"] + written["dropped"]["slot"] == 38
     assert "No space left" in next(iter(written["failures"].values()))
     assert "recorder_failed" in [event["kind"] for event in events_of(out)]
+    recorded = written["recorded"]["overlay recording"]
+    assert recorded["failed"] and recorded["until_s"] is None
+    assert written["dropped"]["recorder"] == recorded["given"] == written["counts"]["shown"] > 0
+    shown = recorded["given"]
+    said = f"overlay recording: nothing was kept; {shown} of {shown} frames shown are missing"
+    assert said in result.stderr
+    page = " ".join((out / "live.report.html").read_text().split())
+    assert "shown, and missing from it" in page
 
 
 def test_a_full_disk_is_said_when_it_is_known_at_the_end_only_and_also_when_quiet(
@@ -403,12 +413,17 @@ def test_results_of_an_earlier_session_are_never_replaced(
     assert (out / "live.run.json").read_bytes() == before
 
 
-def test_a_password_is_neither_printed_nor_written(toy: Path, tmp_path: Path) -> None:
+def test_without_a_picture_the_exit_is_1_and_a_password_is_neither_printed_nor_written(
+    toy: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     result = live(
         toy, "rtsp://user:s3cret@127.0.0.1:9/x", out, "--duration", "0.5s", "--timeout", "0.5s"
     )
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 1, result.stderr
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "no picture came from rtsp://user:***@127.0.0.1:9/x: connection refused." in error
+    assert "not whole" not in result.stderr
     said = result.stdout + result.stderr
     for file in out.iterdir():
         said += file.read_text()
@@ -444,8 +459,9 @@ def test_the_address_of_the_page_is_printed_also_when_quiet(
         (["--size", "big"], "--size is WIDTHxHEIGHT"),
         (["--rate", "0"], "--rate is frames a second"),
         (["--rate", "1/0"], "--rate is frames a second"),
-        (["--max-latency", "soon"], "not a time"),
+        (["--max-latency", "soon"], "a time with its unit"),
         (["--timeout", "0"], "--timeout must be"),
+        (["--max-latency", "300"], "--max-latency is a time with its unit, 300ms or 0.3s, not"),
         (["--record", "a/b.mp4"], "--record takes a name"),
         (["--record", ".mp4"], "--record takes a name"),
     ],

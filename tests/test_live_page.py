@@ -1,5 +1,6 @@
 """The page in headless Chromium: what someone in front of it sees, and what their keys do."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from ccdstream.live.board import Board, Request
 from ccdstream.live.records import AlertCard, Shown, Status
 from ccdstream.live.serve import Watch
 from tests.browser import CHROMIUM, Tab, chromium
+from tests.live import grey
 from tests.live_feed import FACTS, Feed
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
@@ -102,6 +104,7 @@ def test_a_lost_signal_withdraws_the_picture_and_says_why_and_it_comes_back(
         open_tab.until(kind_is("NO SIGNAL"))
         assert open_tab.run("picture.hidden")
         assert text(open_tab, "detail") == "connection refused, next try in 4 s"
+        assert text(open_tab, "recording-word") == "Recording waits"
         assert text(open_tab, "score") == "\u2013"
         open_tab.until("document.getElementById('speak').textContent.includes('NO SIGNAL')")
         assert (
@@ -115,6 +118,19 @@ def test_a_lost_signal_withdraws_the_picture_and_says_why_and_it_comes_back(
         feed.status = None
         open_tab.until(PICTURE)
         open_tab.until(kind_is("READY"))
+
+
+def test_a_page_that_is_opened_without_a_signal_knows_for_how_long_there_is_none(
+    open_tab: Tab,
+) -> None:
+    board, now_s = Board(), time.monotonic()
+    board.tell(FACTS)
+    board.show(Shown(grey(90), 1, 100.0, now_s - 300, Status("READY"), "NORMAL", 0.5, 0.02))
+    board.show(Shown(None, 2, 400.0, now_s, Status("NO SIGNAL", "unplugged"), "", None, 0.0))
+    with Watch(board) as watch:
+        open_tab.open(watch.url)
+        open_tab.until("document.getElementById('blank-since').textContent.startsWith('for 5 min')")
+        assert open_tab.run("points.length === 1 && streamNow() - points[0][0]") >= 300
 
 
 def test_a_late_analysis_says_by_how_much(open_tab: Tab, feed: Feed) -> None:
@@ -367,11 +383,11 @@ def test_where_no_sound_can_come_the_page_says_so(open_tab: Tab, feed: Feed) -> 
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"recording": "a.mp4"}, "Recording a.mp4"),
+        ({"recording": "a.mp4"}, "Recording waits for a picture"),
         ({"recording": None}, "NOT RECORDING (not asked for)"),
         ({"recording": "a.mp4", "recording_failed": "disk full"}, "NOT RECORDING: disk full"),
     ],
-    ids=["on", "off", "failed"],
+    ids=["no picture", "off", "failed"],
 )
 def test_whether_it_records_is_always_told(open_tab: Tab, facts: dict, words: str) -> None:
     board = Board()
@@ -546,3 +562,29 @@ def test_a_note_is_written_beside_the_picture(open_tab: Tab, feed: Feed) -> None
                     document.getElementById('noting').getBoundingClientRect(),
                     picture.getBoundingClientRect())"""
             )
+
+
+def test_on_a_phone_the_keys_are_told_and_escape_closes_them(open_tab: Tab, feed: Feed) -> None:
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url, (390, 844))
+        open_tab.until(PICTURE)
+        open_tab.press("?")
+        open_tab.until("document.getElementById('keys').open")
+        shown = "[...document.querySelectorAll('#keys kbd')].every((k) => k.offsetWidth > 5)"
+        assert open_tab.run(shown)
+        assert not open_tab.run("document.querySelector('#mark kbd').offsetWidth")
+        open_tab.press("Escape")
+        assert not open_tab.run("document.getElementById('keys').open")
+
+
+@pytest.mark.parametrize("size", [(1366, 768), (1000, 768)], ids=str)
+def test_no_figure_is_cut(open_tab: Tab, feed: Feed, size: tuple[int, int]) -> None:
+    with Watch(feed.board) as watch:
+        open_tab.open(watch.url, size)
+        open_tab.until(PICTURE)
+        for name, figure in (("dropped", "100.0 %"), ("delay", "1345 ms"), ("rate", "25.0/s")):
+            element = f"document.getElementById('{name}')"
+            open_tab.run(f"{element}.textContent = '{figure}'")
+            assert not open_tab.run(f"{element}.scrollWidth > {element}.clientWidth"), name
+        boxes = "[...document.querySelectorAll('.figures div')]"
+        assert open_tab.run(f"{boxes}.every((box) => box.scrollWidth <= box.clientWidth)")

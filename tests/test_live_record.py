@@ -494,10 +494,16 @@ def test_a_full_disk_ends_the_recording_and_not_the_session(
 def test_of_a_fragment_that_has_no_room_nothing_is_left(tmp_path: Path, room: int) -> None:
     told = Told()
     with open_recorder(tmp_path, told, open_file=room_for(room)) as recorder:
-        record_until_failed(recorder, told)
+        taken = record_until_failed(recorder, told)
+        given = recorder.given
+        assert not recorder.write(next(frames([10_000 * S])))
     (event,) = told.of("recorder_failed")
     assert "No space left on device" in event["reason"]
     paths = list(tmp_path.iterdir())
+    kept = len(read(*paths))
+    assert recorder.until_s == event.get("kept_to_s") or not kept
+    assert kept + recorder.dropped + recorder.lost == recorder.given == given + 1
+    assert recorder.lost > 1 and taken < given + 1
     assert [time for time, _ in read(*paths)] == steady(event.get("kept_to_s", 0.0))
     assert len(paths) == (room >= 200_000)
     for path in paths:

@@ -296,7 +296,7 @@ def test_what_could_not_be_written_is_a_warning_at_the_top(played: Played) -> No
     text = words(page)
     assert "2 warnings overlay recording: cannot write x.mp4: No space left on device." in text
     assert text.index("this machine is too slow") < text.index("Score over time")
-    assert "x.000.mp4" in text and "it failed" in text
+    assert "x.000.mp4" in text and "it failed; kept until 0:00.5" in text
 
 
 def test_drops_and_delays_are_those_of_the_session(played: Played) -> None:
@@ -499,6 +499,7 @@ def test_the_line_tells_both_clocks_and_that_there_was_no_signal(tab: Tab, playe
 def test_a_card_plays_the_clip_of_its_alert(tab: Tab, session: Path) -> None:
     clip = "document.querySelector('.clip')"
     opened(tab, session, until=f"{clip}.readyState >= 1")
+    assert tab.run(f"{clip}.poster.startsWith('data:image/jpeg')"), "no black box until it plays"
     tab.run(f"{clip}.muted = true")
     (_, start_s, _, _), *_ = data_of(session)["alerts"]
     mouse(tab, ".go", 0.5, "mouseMoved", "mousePressed", "mouseReleased")

@@ -111,6 +111,7 @@ def test_what_took_too_long_to_draw_is_not_shown_and_counts_as_a_miss(
         overlay.until_s = frame.at_s + 0.25
         shows.analysed(analysed(frame))
     assert board.all == []
+    assert [point.score for point in board.points()] == [0.5], "the line of scores has it"
     assert (shows.tally.deadline_misses, shows.tally.late, shows.tally.shown) == (1, 1, 0)
     assert [event.kind for event in events] == ["lag_opened"]
 
@@ -160,6 +161,16 @@ def test_a_lost_signal_throws_away_what_still_waits_to_be_drawn(
         assert board.wait(1, PATIENT_S) is not None
     assert stream_of(board.all) == [1, None]
     assert (board.status.kind, board.status.detail) == ("NO SIGNAL", "unplugged")
+
+
+def test_stream_time_goes_on_without_a_signal(overlay: type[HandOverlay]) -> None:
+    with screen() as (shows, board, _):
+        shows.analysed(analysed(captured(0, late_s=5.0)))
+        assert board.wait(0, PATIENT_S) is not None
+        shows.lost("unplugged")
+        lost = board.wait(1, PATIENT_S)
+    assert lost is not None and lost.stream_s >= 5.0
+    assert board.lasts_s("NO SIGNAL") >= 5.0
 
 
 def test_drawing_that_is_behind_skips_to_the_newest(overlay: type[HandOverlay]) -> None:
@@ -233,3 +244,45 @@ def test_an_alert_whose_frames_all_came_too_late_is_in_the_list_with_a_plain_pic
         shows.analysed(analysed(captured(2), alert=alert))
         assert board.wait(0, PATIENT_S) is not None
     assert len(made) == 1, "no higher peak, no new picture"
+
+
+def test_within_a_long_bound_no_picture_is_taken_away(
+    overlay: type[HandOverlay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccdstream.live.screen.STALE_S", 0.4)
+    with screen() as (shows, board, events):
+        shows.analysed(analysed(captured(0, late_s=2.0)))
+        assert board.wait(0, PATIENT_S) is not None
+        assert board.wait(1, 0.1) is None, "nothing takes its place"
+        shows.analysed(analysed(captured(1)))
+        assert board.wait(1, PATIENT_S) is not None
+    assert stream_of(board.all) == [0, 1] and events == []
+
+
+def test_a_picture_stays_while_frames_arrive_and_the_next_analysis_may_be_in_time(
+    overlay: type[HandOverlay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccdstream.live.screen.STALE_S", 0.4)
+    bound_s = 0.1
+    with screen(bound_s) as (shows, _, _):
+        last, at_work, newest = captured(0, late_s=20.0), captured(1, late_s=3.0), captured(2)
+        assert shows._stale_at_s(last) == pytest.approx(last.at_s + 0.5)
+        shows._at_work, shows._newest = at_work, newest  # no lock: the thread has no picture
+        assert shows._stale_at_s(last) == shows._due_s(at_work), "then it is late"
+        shows._newest = at_work
+        shows._at_work = newest
+        assert shows._stale_at_s(last) == pytest.approx(at_work.at_s + 0.4), "none arrives"
+
+
+def test_where_the_session_is_stuck_frames_are_shown_plain_with_a_true_delay_and_it_is_told(
+    overlay: type[HandOverlay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with screen() as (shows, board, events):
+        monkeypatch.setattr("ccdstream.live.screen.STALE_S", -PATIENT_S)  # by its intervals alone
+        shows.arrived(captured(1))  # and nobody takes it
+        shows.analysed(analysed(captured(0)))
+        assert board.wait(1, PATIENT_S) is not None
+    shown = board.all[1]
+    assert shown.status.kind == "LAG" and int(shown.status.detail.removesuffix(" ms")) > 100
+    assert stream_of(board.all)[:2] == [0, 1]
+    assert events[0].kind == "lag_opened" and shows.tally.plain == 1

@@ -72,7 +72,8 @@ class ListRecorder:
     def __init__(self) -> None:
         self.failed: str | None = None
         self.traceback = ""
-        self.dropped = self.pauses = 0
+        self.given = self.dropped = self.lost = self.pauses = 0
+        self.until_s: float | None = None
         self.full = False
         self.frames: list[Frame] = []
         self.told: list[tuple[str, int]] = []
@@ -388,7 +389,10 @@ def test_smoothing_starts_anew_after_a_gap_and_a_change_of_size(tmp_path: Path) 
     assert live.overlay.frames[-1].size == (64, 80)
 
 
-def test_a_picture_that_nothing_follows_is_taken_away(bundle: Bundle) -> None:
+def test_a_picture_that_nothing_follows_is_taken_away(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccdstream.live.screen.STALE_S", 0.4 - PATIENT_S)  # after the bound
     with session(bundle) as live:
         live.feed(DARK)
         gone = live.until(lambda s: s.frame is None)

@@ -74,6 +74,7 @@ def live_record(
         },
         "timing": {"wall_s": result.wall_s, "stream_s": result.stream_s},
         "recording": recording,
+        "recorded": {name: asdict(each) for name, each in result.recorded.items()},
         "failures": dict(result.failures),
         "tracebacks": dict(result.tracebacks),
         "warnings": list(warnings),

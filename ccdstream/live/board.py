@@ -4,6 +4,7 @@ Nothing here waits for a watcher. One that is slow misses pictures and costs the
 """
 
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class Board:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._shown: Shown | None = None
+        self._kind_since_s = time.monotonic()
+        self._pictured_s: float | None = None  # when the last picture was captured
         self._points: deque[Point] = deque(maxlen=MOST_POINTS)
         self._alerts: OrderedDict[int, AlertCard] = OrderedDict()
         self._facts: dict[str, Any] = {}
@@ -58,12 +61,24 @@ class Board:
     def show(self, shown: Shown) -> None:
         """Replace the picture."""
         with self._changed:
+            if self._shown is None or self._shown.status.kind != shown.status.kind:
+                self._kind_since_s = time.monotonic()
+            if shown.frame is not None:
+                self._pictured_s = shown.captured_at_s
             self._shown = shown
             if shown.state:
-                self._points.append(Point(shown.stream_s, shown.score, shown.state))
-                while self._points[0].stream_s < shown.stream_s - HISTORY_S:
-                    self._points.popleft()
+                self._add(Point(shown.stream_s, shown.score, shown.state))
             self._changed.notify_all()
+
+    def note(self, point: Point) -> None:
+        """Add to the line of scores a frame whose analysis was too late to be shown."""
+        with self._changed:
+            self._add(point)
+
+    def _add(self, point: Point) -> None:
+        self._points.append(point)
+        while self._points[0].stream_s < point.stream_s - HISTORY_S:
+            self._points.popleft()
 
     def put_alert(self, card: AlertCard) -> None:
         """Add an alert, or replace the one of its number."""
@@ -131,6 +146,14 @@ class Board:
         """What is told of the picture right now."""
         shown = self._shown
         return Status("NO SIGNAL", "waiting for the first frame") if shown is None else shown.status
+
+    def lasts_s(self, kind: str) -> float:
+        """For how long it has been so, in seconds; without a signal, since the last picture."""
+        with self._changed:
+            since_s = self._kind_since_s
+            if kind == "NO SIGNAL" and self._pictured_s is not None:
+                since_s = self._pictured_s
+            return max(time.monotonic() - since_s, 0.0)
 
     @property
     def closed(self) -> bool:

@@ -7,6 +7,7 @@ A read that blocks in a driver cannot be ended from outside. The connection is t
 thread is left to itself, whatever it may still read is never used, and it closes when it wakes.
 """
 
+import re
 import threading
 import time
 from collections import deque
@@ -29,6 +30,9 @@ from ccdstream.live.records import (
 
 _LEAVE_S = 1.0
 """How long leaving waits for a thread that reads; one that is blocked is left behind."""
+
+_SILENCE = re.compile(r"(no frame|no data) for ([0-9.]+) s")
+"""Causes that tell how long nothing came, when that was noticed."""
 
 _MOST_STUCK = 4
 """Connections that may be blocked at a time: with more, no other is opened until one wakes."""
@@ -184,10 +188,13 @@ class Capture:
                 return "the source has ended"
             if self._last is not None and self._gap is None:
                 return ""
+            now_s, cause = time.monotonic(), self._lost_by
+            if silence := _SILENCE.fullmatch(cause):  # as long as it is by now
+                silent_s = max(now_s - self._waiting_since_s, float(silence[2]))
+                cause = f"{silence[1]} for {silent_s:.1f} s"
             if self._retry_at_s is None:
-                return self._lost_by
-            left_s = max(0.0, self._retry_at_s - time.monotonic())
-            return f"{self._lost_by}, next try in {left_s:.1f} s"
+                return cause
+            return f"{cause}, next try in {max(0.0, self._retry_at_s - now_s):.1f} s"
 
     @property
     def gap(self) -> Gap | None:

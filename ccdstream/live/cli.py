@@ -38,7 +38,7 @@ from ccdstream.console import (
     tell,
 )
 from ccdstream.errors import CcdstreamError, OutputError, show_path
-from ccdstream.timecode import parse_timecode, timecode
+from ccdstream.timecode import parse_timecode, short_time, timecode
 
 if TYPE_CHECKING:
     from ccdstream.alert import Alert
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from ccdstream.live.record import Recorder
     from ccdstream.live.records import Event, LiveSource, Wanted
     from ccdstream.live.serve import Watch
-    from ccdstream.live.session import Counts, LiveOptions, LiveResult
+    from ccdstream.live.session import Counts, LiveOptions, LiveResult, Recorded
     from ccdstream.live.window import Window
 
 STEM = "live"
@@ -145,7 +145,8 @@ def live(
         ),
     ] = None,
     max_latency: Annotated[
-        str, typer.Option(metavar="T", help="Nothing older than this is shown.")
+        str,
+        typer.Option(metavar="T", help="Nothing older than this is shown; with its unit: 300ms."),
     ] = "100ms",
     timeout: Annotated[
         str,
@@ -251,7 +252,7 @@ def live(
         wanted = Wanted(_size(size), _rate(rate), pixel_format)
         timeout_s = _seconds("--timeout", timeout, least_s=0.1)
         options = LiveOptions(
-            _seconds("--max-latency", max_latency, least_s=0.001),
+            _seconds("--max-latency", max_latency, least_s=0.001, unit=True),
             None if duration is None else _seconds("--duration", duration),
         )
         clips = record is not None or pre is not None or post is not None
@@ -344,6 +345,7 @@ class _Session:
                 board,
                 self.source.name,
                 self.folder,
+                bound_s=self.options.max_latency_s,
                 silent=silent,
                 as_json=self.as_json,
                 log_json=self.log_json,
@@ -412,7 +414,13 @@ class _Session:
             mode = capture.mode
             board.close()  # whoever watches learns it before the files are finished
             ended["by"] = result.ended
+            if not result.counts.captured:
+                why = log.gaps[-1].cause if log.gaps else "the session ended before the first"
+                failures.add("source", f"no picture came from {self.source.name}: {why}.")
             parts.close()
+            result.count_recorded(
+                {name: each for name, each in ((OVERLAY, overlay), (SOURCE, source)) if each}
+            )
             beside |= {OVERLAY: overlay, SOURCE: source}
             for name, part in beside.items():  # while the last files were finished
                 if part is not None:
@@ -494,6 +502,22 @@ class _Session:
             source = open_recorder("source", False, True)
         return overlay, source
 
+    def _recorded(self, name: str, recorded: "Recorded") -> str:
+        """What became of a recording, in a line."""
+        from ccdstream.live.session import OVERLAY
+
+        if name == OVERLAY and self.recording.stem is None:
+            missing = f", {recorded.missing} missing" if recorded.missing else ""
+            return f"clips: made of {count(recorded.given, 'frame')} shown{missing}"
+        of = "shown" if name == OVERLAY else "captured"
+        whole = count(recorded.given, "frame")
+        if not recorded.failed:
+            return f"{name}: {recorded.given - recorded.missing} of {whole} {of}"
+        until = "nothing was kept"
+        if recorded.until_s is not None:
+            until = f"until {short_time(recorded.until_s, 1)}, then it stopped"
+        return f"{name}: {until}; {recorded.missing} of {whole} {of} are missing"
+
     def _facts(self) -> dict[str, Any]:
         """What the page is told once."""
         asked = self.recording
@@ -536,9 +560,10 @@ class _Session:
         shown, known = delays["capture_to_overlay"], delays["capture_to_result"]
         lines = [
             f"{count(counts.captured, 'frame')} in {timecode(result.wall_s)}, "
-            f"{counts.analysed} analysed, {counts.dropped_slot} overtaken, "
-            f"{counts.dropped_late} late, {count(counts.gaps, 'gap')}, "
-            f"{count(counts.alerts, 'alert')}"
+            f"{counts.analysed} analysed, "
+            f"{counts.dropped_slot + counts.dropped_late} without heat in time "
+            f"({counts.dropped_slot} overtaken, {counts.dropped_late} late), "
+            f"{count(counts.gaps, 'gap')}, {count(counts.alerts, 'alert')}"
         ]
         for name, of in (("result", known), ("overlay", shown)):
             if of.count:
@@ -547,14 +572,12 @@ class _Session:
                     f"capture to {name}: {p50:.0f} ms, p95 {p95:.0f}, p99 {p99:.0f}, "
                     f"max {1000 * of.max_s:.0f}"
                 )
-        if self.recording.as_dict() is not None:
-            lines.append(
-                f"recorded with {count(counts.pauses, 'pause')}, "
-                f"{count(counts.dropped_recorder, 'frame')} left out"
-            )
+        lines += [self._recorded(name, each) for name, each in result.recorded.items()]
+        if counts.pauses:
+            lines.append(f"{count(counts.pauses, 'pause')}, after each of which a new file begins")
         lines += [f"warning: {warning}" for warning in _warnings(result, self.options)]
-        if result.failures:
-            lines.append(f"not whole: {', '.join(result.failures)}, as said above")
+        if failed := [name for name in result.failures if name != "source"]:
+            lines.append(f"not whole: {', '.join(failed)}, as said above")
         if "report.html" not in result.failures:
             report = show_path(self.folder / f"{STEM}.report.html")
             lines.append(f"report, for a browser: {report}")
@@ -587,6 +610,7 @@ class _Told:
         source: str,
         folder: Path,
         *,
+        bound_s: float,
         silent: bool,
         as_json: bool,
         log_json: bool,
@@ -598,6 +622,7 @@ class _Told:
         self._board = board
         self._source = source
         self._folder = folder
+        self._bound_s = bound_s
         self._silent = silent
         self._as_json = as_json
         self._log_json = log_json
@@ -622,6 +647,8 @@ class _Told:
 
     def event(self, event: "Event") -> None:
         """Say what a person at the screen has to know."""
+        from ccdstream.live.session import LiveOptions
+
         data = event.data
         if event.kind == "connected":
             first, self.connected = not self.connected, True
@@ -633,6 +660,8 @@ class _Told:
         match event.kind:
             case "connected":
                 text = f"{self._source}: {mode}"
+                if first and self._bound_s != LiveOptions().max_latency_s:
+                    text += f"; nothing older than {1000 * self._bound_s:g} ms is shown"
                 if first:  # from now on there are some
                     text += f"\nresults: {show_path(self._folder)}"
             case "mark":
@@ -676,9 +705,10 @@ class _Told:
         if known.count:
             delay = f", to overlay {1000 * known.quantile(0.5):.0f} ms (p99 "
             delay += f"{1000 * known.quantile(0.99):.0f})"
-        dropped = counts.dropped_slot + counts.dropped_late
+        late = counts.dropped_slot + counts.dropped_late
         text = f"{status.kind} {status.detail}".strip()
-        text += f", {rate:.1f} frames/s{delay}, {dropped} dropped, {count(counts.alerts, 'alert')}"
+        text += f", {rate:.1f} frames/s{delay}, {late} without heat in time, "
+        text += count(counts.alerts, "alert")
         self._bar.show(0, None, text)
 
 
@@ -728,9 +758,12 @@ def _camera_lines(camera: "Camera") -> list[str]:
 # -- what was typed -------------------------------------------------------------------------------
 
 
-def _seconds(option: str, text: str, *, least_s: float = 0.0) -> float:
-    """Seconds of "100ms", "2s", "10m", "1h", "90" or a time code."""
+def _seconds(option: str, text: str, *, least_s: float = 0.0, unit: bool = False) -> float:
+    """Seconds of "100ms", "2s", "10m", "1h", "90" or a time code; with `unit` not of the last two,
+    where some would mean milliseconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text.strip(), flags=re.ASCII)
+    if unit and match is None:
+        raise typer.BadParameter(f"{option} is a time with its unit, 300ms or 0.3s, not {text!r}")
     try:
         seconds = float(match[1]) * _UNITS_S[match[2]] if match else parse_timecode(text)
     except ValueError:

@@ -63,7 +63,8 @@ FIGURES: Mapping[str, float] = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0
 STATUSES: tuple[StatusKind, ...] = ("READY", "NO SIGNAL", "OUT OF VIEW", "UNCLEAR", "LAG")
 
 STALLED_S = 2.0
-"""A picture that is older than this is no longer what the source shows, whatever was said of it."""
+"""A picture that is older than two bounds of the delay by so much is no longer what the source
+shows, whatever was said of it."""
 
 _TOTALS = {
     CAPTURED: ("frames_captured", "Frames that arrived from the source."),
@@ -94,7 +95,7 @@ def status_now(board: Board) -> Status:
     shown = board.shown
     if shown is not None and shown.frame is not None:
         age_s = time.monotonic() - shown.captured_at_s
-        if age_s > STALLED_S:
+        if age_s > STALLED_S + 2 * board.facts().get("max_latency_s", 0.0):
             return Status("NO SIGNAL", f"the analysis gave no picture for {age_s:.0f} s")
     return board.status
 

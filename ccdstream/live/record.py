@@ -228,7 +228,8 @@ class _Mp4:
         self.path = path
         self.start = self.end = self.kept = start
         """Stream time of what was added, and up to where it is in the file."""
-        self.frames = 0
+        self.frames = self.kept_frames = 0
+        """Added, and of those in the file."""
         self._zero = zero  # of the file's clock
         try:
             self._fragments = _Fragments(path, open_file, sync=sync)
@@ -265,7 +266,7 @@ class _Mp4:
         try:
             self._container.mux(packet)
             if self._fragments.commit():  # all before this keyframe
-                self.kept = coded.pts
+                self.kept, self.kept_frames = coded.pts, self.frames
         except (av.FFmpegError, OSError) as error:
             raise cannot_write(self.path, error) from error
         self.end = coded.pts + coded.duration
@@ -277,7 +278,7 @@ class _Mp4:
             self._container.close()
             self._fragments.commit()
             self._fragments.file.sync()
-            self.kept = self.end
+            self.kept, self.kept_frames = self.end, self.frames
         except (av.FFmpegError, OSError) as error:
             raise cannot_write(self.path, error) from error
         finally:
@@ -359,7 +360,11 @@ class Recorder:
 
     Attributes:
         frames: how many were encoded.
-        dropped: how many were left out because the encoder was behind.
+        given: how many frames it was given.
+        dropped: how many of them were left out because the encoder was behind.
+        lost: how many are missing because it failed, those that came afterwards among them.
+        until_s: where it failed, the stream time up to which its segments can be played; None
+            where there are none.
         pauses: how often no frame came for longer than `GAP_S`, and then one did.
         failed: why nothing is recorded any more, in a sentence; None while all is well.
         traceback: of the bug that it failed by; empty where it is none.
@@ -406,7 +411,8 @@ class Recorder:
         self.folder = folder
         self.stem = stem
         self.frames = 0
-        self.dropped = 0
+        self.given = self.dropped = self.lost = 0
+        self.until_s: float | None = None
         self.pauses = 0
         self.failed: str | None = None
         self.traceback = ""
@@ -431,6 +437,7 @@ class Recorder:
         self._held: Coded | None = None  # shown until the next one, so not yet written
         self._segment: _Mp4 | None = None
         self._segments = 0
+        self._closed: tuple[int, int] | None = None  # end of the last segment, frames of all
         self._cause = "start"  # of the next segment
         self._reached = 0  # stream time up to which frames were written
         rule = clips or ClipRule()
@@ -479,7 +486,9 @@ class Recorder:
         if self._written is not None and pts <= self._written:
             raise ValueError(f"pts {frame.pts} is not after that of the frame before")
         with self._changed:
+            self.given += 1
             if self.failed is not None:
+                self.lost += 1
                 return False
             if self._waiting >= self._depth:
                 self.dropped += 1
@@ -555,7 +564,8 @@ class Recorder:
             self.failed = f"{reason.strip()} The recording stops here; the session goes on."
             self._tasks.clear()
             self._waiting = 0
-        segment, self._segment = self._segment, None
+            segment, self._segment = self._segment, None
+            self.lost = self.given - self.dropped - self._keep(segment)
         data: dict[str, Any] = {"recorder": self.stem, "reason": self.failed}
         if trace:
             data["traceback"] = trace
@@ -567,6 +577,14 @@ class Recorder:
         self._clips.clear()
         self._ring.clear()
         self._say("recorder_failed", self._reached, data)
+
+    def _keep(self, segment: _Mp4 | None) -> int:
+        """Frames that are in files though recording stops; of clips alone, those encoded."""
+        end, frames = self._closed or (None, 0)
+        if segment is not None and segment.kept_frames:
+            end, frames = segment.kept, frames + segment.kept_frames
+        self.until_s = None if end is None else _seconds(end)
+        return frames if self._has_segments else self.frames
 
     def _say(self, kind: str, pts: int, data: dict[str, Any]) -> None:
         self._on_event(Event(kind, time.time(), _seconds(pts), data))
@@ -684,6 +702,7 @@ class Recorder:
             return
         segment.close()
         self._segment = None
+        self._closed = segment.end, segment.frames + (self._closed[1] if self._closed else 0)
         self._say(
             "segment_closed",
             segment.end,

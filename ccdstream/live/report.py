@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from ccdstream.alert import Alert
 from ccdstream.live.records import Event
+from ccdstream.live.session import OVERLAY, SOURCE
 from ccdstream.report.audit import plain
 from ccdstream.report.document import Facts
 from ccdstream.report.gallery import Gallery
@@ -50,8 +51,11 @@ _STAGES = ("wait", "look", "score", "fuse", "draw")
 _DROPS = (
     ("slot", "Overtaken", "a newer frame came before the analysis was free"),
     ("late", "Too late", "analysed, and then too late to be shown"),
-    ("recorder", "Not recorded", "shown or captured, and left out of a recording"),
 )
+_RECORDED = {
+    OVERLAY: ("Not in the overlay's recording", "shown, and missing from it"),
+    SOURCE: ("Not in the source's recording", "captured, and missing from it"),
+}
 _SEGMENT_ENDED = {
     "end": "the session ended",
     "length": "its length",
@@ -172,9 +176,8 @@ class Story:
                     _Segment(data["file"], data["start_s"], data["end_s"], data["bytes"], why)
                 )
             case "recorder_failed" if "file" in data:
-                self.segments.add(
-                    _Segment(data["file"], None, data["kept_to_s"], None, "it failed")
-                )
+                why = f"it failed; kept until {short_time(data['kept_to_s'], 1)}"
+                self.segments.add(_Segment(data["file"], None, data["kept_to_s"], None, why))
             case "clip_written" if data["alert"] in self.alerts:
                 self.clips[data["alert"]] = {
                     "alert": data["alert"],
@@ -229,7 +232,7 @@ def write_live_page(path: Path, record: Mapping[str, Any], story: Story, gallery
     height, width = mode["size"]
     counts = record["counts"]
     warnings = [f"{name}: {why}" for name, why in record["failures"].items()]
-    if not counts["captured"]:
+    if not counts["captured"] and "source" not in record["failures"]:
         warnings.append("no picture came from the source")
     run = {
         **record,
@@ -263,7 +266,7 @@ def write_live_page(path: Path, record: Mapping[str, Any], story: Story, gallery
         flags=[(each.stream_s, _named(each)) for each in story.moments.kept],
         alert_s=story.alert_s,
         clocks=story.clocks,
-        drops=[(what, why, record["dropped"][key]) for key, what, why in _DROPS],
+        drops=_drops(record),
         captured=counts["captured"],
         delays=_delays(record),
         listings=[each for each in _listings(story) if each.rows],
@@ -283,6 +286,13 @@ def _tiles(record: Mapping[str, Any], story: Story) -> Sequence[tuple[str, str, 
         return ("Signal lost", lost, more), ("Delay", "-", "no frame was analysed")
     bound = f"p99, capture to result; bound {_ms(record['max_latency_s'])}"
     return ("Signal lost", lost, more), ("Delay", _ms(known["p99"]), bound)
+
+
+def _drops(record: Mapping[str, Any]) -> Sequence[tuple[str, str, int]]:
+    dropped = [(what, why, record["dropped"][key]) for key, what, why in _DROPS]
+    for name, each in record["recorded"].items():
+        dropped.append((*_RECORDED[name], each["left_out"] + each["lost"]))
+    return dropped
 
 
 def _delays(record: Mapping[str, Any]) -> Listing:

@@ -6,7 +6,8 @@
 
 In order of capture, and never older than the bound. An analysed frame that cannot be shown within
 the bound is not shown at all: its heat is withdrawn, and the newest frame there is is shown plain,
-until the analysis is in time again. Where nothing new can be shown the picture is taken away.
+until the analysis is in time again. A picture stays while the next analysis may still be in time;
+where nothing new can be shown it is taken away.
 """
 
 import threading
@@ -19,16 +20,16 @@ from typing import Self
 from ccdstream.alert import Alert, OpenAlert
 from ccdstream.frames import Colour, FieldOfView, Frame, Fused
 from ccdstream.jpeg import jpeg_of
-from ccdstream.live.board import Board
+from ccdstream.live.board import Board, Point
 from ccdstream.live.latency import StageDelays
 from ccdstream.live.records import AlertCard, Captured, Event, Shown, Status
 from ccdstream.quality import gravest
 from ccdstream.render import Overlay
 
-STALE_S = 0.5
-"""A picture is taken away when it is this old and none follows ..."""
+STALE_S = 0.4
+"""A picture that is older than the bound by so much makes room where none follows ..."""
 STALE_INTERVALS = 3.0
-"""... and as old as so many of the source's usual intervals, for one that sends few frames."""
+"""... and is as old as so many of the source's usual intervals, for one that sends few frames."""
 LAG_OVER_S = 1.0
 """So long nothing may be late for the lag to count as over in the record."""
 THUMBNAIL_PX = 240
@@ -109,7 +110,8 @@ class Screen:
         self._last: Captured | None = None  # of what is shown; None where that is no picture
         self._last_plain = False
         self._reached = -1  # number of the newest frame that was shown
-        self._stream_s = 0.0
+        self._stream_s = 0.0  # of the latest that was shown, and when it was captured
+        self._stream_at_s: float | None = None
         self._lag_since_s: float | None = None
         self._lag_s = 0.0
         self._lag_told_s: float | None = None
@@ -209,19 +211,21 @@ class Screen:
                     detail = self._lost
                     return lambda: self._show_lost(detail)
                 if self._lost is None:
-                    newest, at_work = self._newest, self._at_work
+                    newest, at_work, last = self._newest, self._at_work, self._last
                     in_time = self._lag_since_s is None
                     if in_time and at_work is not None and now_s >= self._due_s(at_work):
                         late = at_work
                         return lambda: self._lags(now_s, now_s - late.at_s)
-                    if (
-                        self._lag_since_s is not None
-                        and newest is not None
+                    newer = (
+                        newest is not None
                         and newest.number > self._reached
                         and now_s < self._due_s(newest)
-                    ):
+                    )
+                    if not in_time and newer and newest is not None:
                         return lambda: self._show_plain(newest)
-                    if self._last is not None and now_s >= self._stale_at_s(self._last):
+                    if last is not None and now_s >= self._stale_at_s(last):
+                        if newer:  # the session is stuck, while frames arrive
+                            return lambda: self._lags(now_s, now_s - last.at_s)
                         return self._take_away
                 self._changed.wait(self._patience_s(now_s))
 
@@ -229,8 +233,16 @@ class Screen:
         """When drawing it has to begin."""
         return captured.at_s + self._bound_s - self._draw_s
 
-    def _stale_at_s(self, captured: Captured) -> float:
-        return captured.at_s + max(STALE_S, STALE_INTERVALS * self._interval_s)
+    def _stale_at_s(self, last: Captured) -> float:
+        """When the picture that is shown has stood too long."""
+        usual_s = STALE_INTERVALS * self._interval_s
+        stale_at_s = last.at_s + max(self._bound_s + STALE_S, usual_s)
+        at_work, newest = self._at_work, self._newest
+        if at_work is None or newest is None or at_work.number <= last.number:
+            return stale_at_s
+        # while frames arrive it stays until the next one is there in time, or is late
+        arrives_s = newest.at_s + max(STALE_S, usual_s)
+        return max(stale_at_s, min(self._due_s(at_work), arrives_s))
 
     def _patience_s(self, now_s: float) -> float | None:
         """How long nothing changes by itself."""
@@ -248,7 +260,7 @@ class Screen:
         began_s = time.monotonic()
         overlay = self._overlay_for(captured.frame, seconds)
         if began_s >= self._due_s(captured):
-            overlay.note(result.fused, result.state, seconds)
+            self._note(overlay, result)
             self._late(began_s, began_s - captured.at_s)
             self._open_card(result.alert, captured.frame)
             return
@@ -256,21 +268,27 @@ class Screen:
             captured.number == self._reached and not self._last_plain
         )
         if older:  # in time, though a newer one was shown plain meanwhile
-            overlay.note(result.fused, result.state, seconds)
+            self._note(overlay, result)
             self._in_time(began_s)
             self._open_card(result.alert, captured.frame)
             return
         drawn = overlay.draw(captured.frame, result.field, result.fused, result.state, seconds)
         self._drew(began_s)
-        fused = result.fused
-        score = fused.smoothed if fused.informative else None
-        if not self._show(captured, drawn, _status(fused), result.state, score, plain=False):
+        status, score = _status(result.fused), _score(result.fused)
+        if not self._show(captured, drawn, status, result.state, score, plain=False):
+            self._board.note(Point(seconds, score, result.state))
             now_s = time.monotonic()
             self._late(now_s, now_s - captured.at_s)
             self._open_card(result.alert, drawn)
             return
         self._in_time(time.monotonic())
         self._open_card(result.alert, drawn)
+
+    def _note(self, overlay: Overlay, result: Analysed) -> None:
+        """It is not shown; what it says belongs into the lines of scores all the same."""
+        seconds = result.captured.frame.seconds
+        overlay.note(result.fused, result.state, seconds)
+        self._board.note(Point(seconds, _score(result.fused), result.state))
 
     def _show_plain(self, captured: Captured) -> None:
         """Show the newest frame without its analysis."""
@@ -307,7 +325,7 @@ class Screen:
         self.tally.shown += captured.number > self._reached
         self.tally.plain += plain
         self._told_lost = None
-        self._stream_s = seconds
+        self._stream_s, self._stream_at_s = seconds, captured.at_s
         if captured.number > self._reached:
             self._keep(drawn)
         self._reached, self._last, self._last_plain = captured.number, captured, plain
@@ -320,19 +338,24 @@ class Screen:
 
     def _take_away(self) -> None:
         """What is shown is old, and nothing newer can be shown."""
-        last, newest = self._last, self._newest
+        last, newest, now_s = self._last, self._newest, time.monotonic()
         assert last is not None
-        if newest is None or newest.number <= last.number:
-            age_s = time.monotonic() - last.at_s
-            self._show_nothing(Status("LAG", f"no new picture for {age_s:.1f} s"))
-        else:
+        arrived = last if newest is None or newest.number <= last.number else newest
+        silent_s = now_s - arrived.at_s
+        if arrived is last or silent_s >= max(STALE_S, STALE_INTERVALS * self._interval_s):
+            self._show_nothing(Status("LAG", f"no new picture for {silent_s:.1f} s"))
+        else:  # it comes, and drawing it takes longer than the bound
+            self._lags(now_s, now_s - last.at_s)
+            self._lag_s = now_s - last.at_s
             self._show_nothing(self._lag_status())
 
     def _show_nothing(self, status: Status) -> None:
         self._number += 1
         self._last = None
         now_s = time.monotonic()
-        self._board.show(Shown(None, self._number, self._stream_s, now_s, status, "", None, 0.0))
+        since_s = 0.0 if self._stream_at_s is None else now_s - self._stream_at_s
+        stream_s = self._stream_s + since_s  # goes on without a picture
+        self._board.show(Shown(None, self._number, stream_s, now_s, status, "", None, 0.0))
 
     def _overlay_for(self, frame: Frame, seconds: float) -> Overlay:
         """The one for frames like this; a new one where size or colour change."""
@@ -415,6 +438,10 @@ class Screen:
                     thumbnail=thumbnail,
                 )
             )
+
+
+def _score(fused: Fused) -> float | None:
+    return fused.smoothed if fused.informative else None
 
 
 def _status(fused: Fused) -> Status:

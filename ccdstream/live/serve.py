@@ -488,6 +488,9 @@ class _Watcher:
         self._told = told
         self.sequence += 1
         header |= told | {"sequence": self.sequence}
+        header["lasts_s"] = round(self._board.lasts_s(status.kind), 1)
+        if shown is not None:
+            header["now_s"] = round(shown.stream_s + max(now_s - shown.captured_at_s, 0.0), 3)
         if with_picture and not gone and shown is not None:
             self._captured_s = shown.captured_at_s
             header["picture"] = "new"

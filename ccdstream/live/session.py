@@ -93,7 +93,13 @@ class RecordingLike(Beside, Protocol):
     """A video that a session leaves. None of it blocks or raises."""
 
     @property
+    def given(self) -> int: ...
+    @property
     def dropped(self) -> int: ...
+    @property
+    def lost(self) -> int: ...
+    @property
+    def until_s(self) -> float | None: ...
     @property
     def pauses(self) -> int: ...
     def write(self, frame: Frame, sample_aspect_ratio: Fraction | None = None) -> bool: ...
@@ -143,6 +149,7 @@ class Counts:
     dropped_late: int = 0
     """Analysed, and then too late to be shown."""
     dropped_recorder: int = 0
+    """Missing from the recordings, of each that it belongs in."""
     deadline_misses: int = 0
     """Drawn, and then too old to be shown."""
     gaps: int = 0
@@ -167,6 +174,26 @@ class Counts:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a recording."""
+
+    given: int
+    """Frames: that of the overlay gets what is shown, that of the source what was captured."""
+    left_out: int
+    """Those of them that its encoder had no time for."""
+    lost: int
+    """Those that are missing because it failed."""
+    failed: bool
+    until_s: float | None
+    """Where it failed: stream time up to which it can be played; None where nothing was kept."""
+
+    @property
+    def missing(self) -> int:
+        """Frames that were given, and are not in it."""
+        return self.left_out + self.lost
+
+
 @dataclass(slots=True)
 class LiveResult:
     """What a session was."""
@@ -181,10 +208,22 @@ class LiveResult:
     """Stream time of the last frame that was analysed."""
     ended: str = ""
     """Why: "stopped", "end of the source", "duration"."""
+    recorded: dict[str, Recorded] = field(default_factory=dict)
+    """By name, of each recording that was asked for."""
     failures: dict[str, str] = field(default_factory=dict)
     """What could not be written, or was not there any more, and why; empty where all is well."""
     tracebacks: dict[str, str] = field(default_factory=dict)
     """Of failures that are bugs."""
+
+    def count_recorded(self, recordings: Mapping[str, RecordingLike]) -> None:
+        """Take in what the recordings counted; again once they are finished, which may fail."""
+        self.recorded = {
+            name: Recorded(
+                each.given, each.dropped, each.lost, each.failed is not None, each.until_s
+            )
+            for name, each in recordings.items()
+        }
+        self.counts.dropped_recorder = sum(each.missing for each in self.recorded.values())
 
 
 def run_live(
@@ -376,7 +415,7 @@ class _Session:
         counts.gaps, counts.connections = capture.gaps, capture.connections
         counts.shown, counts.shown_plain = tally.shown, tally.plain
         counts.dropped_late, counts.deadline_misses = tally.late, tally.deadline_misses
-        counts.dropped_recorder = sum(each.dropped for each in self.recordings.values())
+        self.result.count_recorded(self.recordings)
         counts.pauses = sum(each.pauses for each in self.recordings.values())
         self.board.count({**counts.counters(), **self.result.delays.counters()})
         failures = self.failures

@@ -5,6 +5,7 @@ import re
 import stat
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ccdstream.errors import VideoOpenError, show_path
 from ccdstream.live.camera import CameraSource
@@ -21,6 +22,8 @@ _EXPECTED = (
     "--pace."
 )
 
+_WITH_PORT = ("tcp", "tls", "udp", "udplite", "rtp", "srtp", "sctp", "srt", "rist")
+"""Of what has no port of its own."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two letters or more: C: is a drive
 _USER = re.compile(r"(://[^:@]*):.*@", re.DOTALL)  # up to the last @, wherever a password ends
 _SECRET = re.compile(
@@ -87,8 +90,21 @@ def _find(device: str, wanted: Wanted, timeout_s: float) -> Source:
     if name == "file":
         raise VideoOpenError(f"{show_path(device)} names a file by a URL. Pass its path.")
     if rest.startswith("//") and len(rest) > 2:
+        if name in _WITH_PORT and not _port_of(device):
+            raise VideoOpenError(
+                f"{show_url(device)} names no port. Write {name}://HOST:PORT, with the port that "
+                "the sender uses."
+            )
         return url_source(device, show_url(device), wanted, timeout_s=timeout_s)
     raise VideoOpenError(f"cannot tell what {show_url(device)} names. {_EXPECTED}")
+
+
+def _port_of(url: str) -> int | None:
+    """None where there is none, or what stands there is no port."""
+    try:
+        return urlsplit(url).port
+    except ValueError:
+        return None
 
 
 def _kind_of(device: str) -> int | None:

@@ -165,6 +165,7 @@
     for (const name of ["previous", "next"]) $(name).disabled = data.alerts.length === 0;
   }
   for (const clip of document.querySelectorAll(".clip")) {
+    clip.poster = [...clip.closest(".card").querySelectorAll("img")].pop()?.src ?? ""; // not a black box
     clip.addEventListener("timeupdate", () => {
       if (!clip.paused) show(clip.currentTime + Number(clip.dataset.offset));
     });

@@ -44,6 +44,7 @@ function say(element, text) {
 /* -- status -------------------------------------------------------------------------------------- */
 
 let served = ["NO CONNECTION", "connecting"]; // what the server says
+let servedSince = 0; // and since when it is so
 let late = null; // what this page finds itself: [kind, detail]
 let connected = false;
 let lostBecause = "connecting";
@@ -71,7 +72,7 @@ function showStatus() {
   const cause = detail || CAUSES[kind] || "";
   if (kind !== statusKind) {
     statusKind = kind;
-    statusSince = performance.now();
+    statusSince = kind === served[0] && connected && !over ? servedSince : performance.now();
     document.body.dataset.kind = kind;
     clearTimeout(speaking); // a hiccup is not worth a word, nor is each of its numbers
     speaking = setTimeout(() => say($("speak"), kind === "LAG" ? "LAG" : `${kind}. ${cause}`), kind === "LAG" ? 1000 : 0);
@@ -87,6 +88,7 @@ function showStatus() {
   $("meanwhile").style.setProperty("--chars", word.length);
   showAlarm();
   showSince();
+  showRecording();
   const able = connected && !over;
   for (const id of ["mark", "note", "snapshot"]) $(id).disabled = !able;
 }
@@ -127,10 +129,11 @@ let arrivedMs = 0;
 let holdTimer = 0;
 let lagging = 0;
 
-/** How old a picture may get: the session's bound and two of the usual steps between pictures. */
+/** How old a picture may get: the session's bound, and as long again for the next one, or two of the
+    usual steps between pictures. */
 function holdMs() {
   const bound = 1000 * (facts.max_latency_s ?? 0.1);
-  return Math.max(LEAST_HOLD_MS, bound + 2 * Math.min(intervalMs, MOST_INTERVAL_MS));
+  return Math.max(LEAST_HOLD_MS, bound + Math.max(bound, 2 * Math.min(intervalMs, MOST_INTERVAL_MS)));
 }
 
 function withdraw() {
@@ -226,9 +229,7 @@ function showCounters(counters, atS) {
   counted = { counters, atS, rate: counted?.rate };
   const share = counters.captured ? (100 * dropped) / counters.captured : 0;
   say($("dropped"), `${share.toFixed(1)} %`);
-  say($("dropped-count"), String(dropped));
-  const causes = Object.keys(counters).filter((n) => n.startsWith("dropped.") && counters[n]);
-  $("dropped").title = causes.map((n) => `${n.slice(8)}: ${counters[n]}`).join(", ");
+  $("dropped").title = `${dropped} of ${counters.captured ?? 0} frames: ${counters["dropped.slot"] ?? 0} overtaken, ${counters["dropped.late"] ?? 0} late`;
   const delay = counters["delay.capture_to_result.p95"];
   say($("delay"), delay === undefined ? "\u2013" : msOf(delay));
   $("delay").title = "capture to result, 95 of 100 frames within";
@@ -273,6 +274,7 @@ function showRecording() {
   const known = connected || over;
   let [kind, word, what] = ["unknown", "RECORDING UNKNOWN", ""];
   if (known && failed) [kind, word, what] = ["failed", over ? "Recording failed:" : "NOT RECORDING:", failed];
+  else if (connected && !over && on && served[0] === "NO SIGNAL") [kind, word, what] = ["paused", "Recording waits", "for a picture"];
   else if (known && on) [kind, word, what] = over ? ["over", "Recording ended", on] : ["yes", "Recording", on];
   else if (known) [kind, word, what] = ["no", over ? "Not recorded" : "NOT RECORDING", "(not asked for)"];
   $("recording").dataset.recording = kind;
@@ -577,12 +579,13 @@ async function hear(data) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
   if (!connected) begin();
   served = header.status;
+  servedSince = receivedMs - 1000 * header.lasts_s;
   const ended = header.over && !over;
   over = header.over;
   if (header.facts) showFacts(header.facts);
   if (header.stream_s !== undefined && header.picture === "new") clock = [header.stream_s + header.age_s, receivedMs];
   if (header.points) addPoints(header.points);
-  if (clock === null && points.length) clock = [points[points.length - 1][0], receivedMs];
+  if (clock === null && points.length) clock = [header.now_s ?? points[points.length - 1][0], receivedMs];
   if (header.alerts) showAlerts(header.alerts, header.gone);
   if (header.counters) showCounters(header.counters, header.server_s);
   let fresh = false;
@@ -756,7 +759,12 @@ const KEYS = {
   ArrowLeft: () => step(-1),
 };
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
+  const dialog = document.querySelector("dialog[open]");
+  if (dialog && event.key === "Escape") { // as browsers do, of keys that they count as a person's
+    event.preventDefault();
+    dialog.close("");
+  }
+  if (event.ctrlKey || event.altKey || event.metaKey || dialog) return;
   if (event.key === " " && event.target instanceof HTMLButtonElement) return; // it presses the button
   const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (!act || (event.repeat && !event.key.startsWith("Arrow"))) return;
