@@ -129,7 +129,11 @@ def test_times_beyond_32_bits_are_those_of_the_recording_in_every_result(
     assert chapters[-2][1] == pytest.approx(float(end - offset), abs=0.001)
 
     record = json.loads((out / f"{stem}.run.json").read_text())
-    assert record["stream"] == {"first_s": float(times[0]), "last_s": float(times[-1])}
+    steps = [float(after - before) for before, after in itertools.pairwise(times)]
+    empty_s = sum(step for step in steps if step > 1)
+    assert record["stream"] == {
+        "first_s": float(times[0]), "last_s": float(times[-1]), "empty_s": empty_s,
+    }  # fmt: skip
     data = page_data(out / f"{stem}.report.html")
     assert data["offset"] == float(offset) and data["end"] == float(times[-1])
     assert data["alerts"] == [[1, float(start), float(end), float(peak)]]
