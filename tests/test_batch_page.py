@@ -337,7 +337,7 @@ def test_a_rerun_covers_all_and_equal_results_give_equal_bytes(
 
 
 def test_killed_at_work_the_page_is_whole_and_a_rerun_completes_it(here: Path, shelf: Path) -> None:
-    bright_between(here / "long.mp4", 5, 49, 1500)
+    bright_between(here / "long.mp4", 5, 49, 500)
     arguments = ("run", "calm.mp4", "long.mp4", "-o", "out", "--model", shelf / "toy")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with start(*arguments, cwd=here, start_new_session=True, **quiet) as process:
