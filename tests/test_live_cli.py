@@ -418,7 +418,7 @@ def test_without_a_picture_the_exit_is_1_and_a_password_is_neither_printed_nor_w
 ) -> None:
     out = tmp_path / "out"
     result = live(
-        toy, "rtsp://user:s3cret@127.0.0.1:9/x", out, "--duration", "0.5s", "--timeout", "0.5s"
+        toy, "rtsp://user:s3cret@127.0.0.1:9/x", out, "--duration", "0.5s", "--timeout", "60s"
     )
     assert result.exit_code == 1, result.stderr
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
