@@ -10,7 +10,7 @@ from ccdstream.live.records import Status
 from ccdstream.live.serve import Watch
 from tests.browser import FIREFOX, FirefoxTab, firefox
 from tests.live_feed import FACTS, Feed
-from tests.test_live_page import PICTURE, SLOW, asked, card, kind_is
+from tests.test_live_page import MESSAGES_STAY, PICTURE, SLOW, asked, card, kind_is
 
 pytestmark = pytest.mark.skipif(FIREFOX is None, reason="no Firefox")
 
@@ -91,6 +91,7 @@ def test_on_a_phone_the_status_stays_and_nothing_lies_over_the_line(
     with Watch(feed.board) as watch:
         tab.open(watch.url, (390, 844))
         tab.until(PICTURE)
+        tab.run(MESSAGES_STAY)
         tab.press("m")
         tab.until("document.getElementById('toasts').innerText.startsWith('Marked at ')")
         tab.run("(document.querySelector('main').scrollTop = 1e6) && 1")
