@@ -45,6 +45,7 @@ from ccdstream.report.files import Lock, lock_path
 from tests.bundles import ToyEngine, write_toy_bundle
 from tests.commands import (
     OF_A_BATCH,
+    SIZE,
     bright_between,
     ccdstream,
     everything_in,
@@ -60,8 +61,16 @@ from tests.videos import make_video, picture
 
 @pytest.fixture(scope="module")
 def shelf(shelf: Path) -> Path:
-    """With a long recording, too."""
+    """With a long recording, and one whose overlay takes much room."""
     bright_between(shelf / "long.mp4", 5, 49, 1500)
+    noise = np.random.default_rng(0).integers(0, 255, (60, *SIZE), np.uint8)
+    grey = shade(0)[1:]
+    make_video(
+        shelf / "large.mp4",
+        size=SIZE,
+        frames=len(noise),
+        picture_of=lambda k: picture((noise[k], *grey)),
+    )
     return shelf
 
 
@@ -891,8 +900,8 @@ def test_a_second_run_on_one_output_is_refused_with_one_line(
 def test_files_that_may_not_grow_fail_their_recording_and_a_rerun_completes(
     here: Path, shelf: Path
 ) -> None:
-    shutil.copy(shelf / "long.mp4", "long.mp4")
-    arguments = ("run", "calm.mp4", "long.mp4", "-o", "out", "--model", shelf / "toy")
+    shutil.copy(shelf / "large.mp4", "large.mp4")
+    arguments = ("run", "calm.mp4", "large.mp4", "-o", "out", "--model", shelf / "toy")
 
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
@@ -901,26 +910,26 @@ def test_files_that_may_not_grow_fail_their_recording_and_a_rerun_completes(
         _, said = process.communicate(timeout=120)
     assert process.returncode == 1 and b"Traceback" not in said
     assert b"File too large" in said
-    assert statuses(here / "out") == {"calm.mp4": "done", "long.mp4": "failed"}
+    assert statuses(here / "out") == {"calm.mp4": "done", "large.mp4": "failed"}
     assert everything_in(here / "out") == results_of("calm") | OF_A_BATCH
     with start(*arguments, cwd=here) as process:
         process.communicate(timeout=120)
-    assert statuses(here / "out") == {"calm.mp4": "already_done", "long.mp4": "done"}
+    assert statuses(here / "out") == {"calm.mp4": "already_done", "large.mp4": "done"}
 
 
 def test_a_full_disk_leaves_nothing_unfinished_and_a_rerun_completes(
     run: Callable[..., Any], here: Path, shelf: Path
 ) -> None:
     (here / "out").mkdir()
-    shutil.copy(shelf / "long.mp4", "long.mp4")
+    shutil.copy(shelf / "large.mp4", "large.mp4")
     with small_disk(here / "out", 120):
-        assert run("calm.mp4", "long.mp4", "-o", "out").exit_code == 1
+        assert run("calm.mp4", "large.mp4", "-o", "out").exit_code == 1
         left = {name for name in everything_in(here / "out") if not name.endswith(".lock")}
         assert left == results_of("calm") | OF_A_BATCH
-        assert statuses(here / "out") == {"calm.mp4": "done", "long.mp4": "failed"}
+        assert statuses(here / "out") == {"calm.mp4": "done", "large.mp4": "failed"}
         subprocess.run(["mount", "-o", "remount,size=20m", here / "out"], check=True)
-        assert run("calm.mp4", "long.mp4", "-o", "out").exit_code == 0
-        assert statuses(here / "out") == {"calm.mp4": "already_done", "long.mp4": "done"}
+        assert run("calm.mp4", "large.mp4", "-o", "out").exit_code == 0
+        assert statuses(here / "out") == {"calm.mp4": "already_done", "large.mp4": "done"}
 
 
 def test_an_output_that_cannot_be_written_is_one_line_before_any_work(
