@@ -105,9 +105,11 @@ class Fuser:
 
         smoothed += (1 - exp(-dt / time_constant_s)) (calibrated - smoothed)
 
-    where dt is the stream time since the last informative frame, so a variable frame rate gives the
-    same curve. A frame with quality flags leaves the smoothed score as it was; after more than
-    `RESET_GAP_S`, or when time runs backwards, the next informative frame starts anew.
+    where dt is the stream time since the frame before, so a variable frame rate gives the same
+    curve. A frame with quality flags leaves the smoothed score as it was, and its time is no
+    evidence either: the first frame after it weighs as one frame, not as all that nobody saw. After
+    more than `RESET_GAP_S` without an informative frame, or when time runs backwards, the next one
+    starts anew.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class Fuser:
         self._time_constant_s = time_constant_s
         self._smoothed = 0.0
         self._informed_at_s: float | None = None
+        self._before_s = 0.0
 
     def update(
         self,
@@ -152,6 +155,7 @@ class Fuser:
         if not quality:
             self._smoothed = self._next(seconds, calibrated)
             self._informed_at_s = seconds
+        self._before_s = seconds
         return Fused(
             raw=scored.raw,
             calibrated=calibrated,
@@ -168,7 +172,7 @@ class Fuser:
         passed_s = seconds - self._informed_at_s
         if not 0 <= passed_s <= RESET_GAP_S:
             return calibrated
-        weight = -math.expm1(-passed_s / self._time_constant_s)
+        weight = -math.expm1(-(seconds - self._before_s) / self._time_constant_s)
         return self._smoothed + weight * (calibrated - self._smoothed)
 
 

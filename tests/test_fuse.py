@@ -148,10 +148,17 @@ def test_uninformative_frames_do_not_move_the_smoothed_score() -> None:
     steady = fuser()
     before = steady.update(0.0, 0.75, scored(0.3))
     during = [steady.update(t, 0.75, scored(0.9), ("blurred",)) for t in (0.1, 0.2, 0.3)]
-    after = steady.update(0.4, 0.75, scored(0.9))
     assert [fused.smoothed for fused in during] == [before.smoothed] * 3
     assert [fused.calibrated for fused in during] == pytest.approx([0.9] * 3)
-    assert after.smoothed == pytest.approx(0.3 + (1 - math.exp(-0.4 / 0.5)) * 0.6)
+
+
+def test_the_first_frame_after_uninformative_ones_weighs_as_one_frame() -> None:
+    steady = fuser()
+    steady.update(0.0, 0.75, scored(0.3))
+    for t in (0.1, 0.2, 0.3):
+        steady.update(t, 0.75, scored(0.9), ("washed_out",))
+    after = steady.update(0.4, 0.75, scored(0.9))
+    assert after.smoothed == pytest.approx(0.3 + (1 - math.exp(-0.1 / 0.5)) * 0.6)
 
 
 def test_long_uninformative_stretch_is_a_gap() -> None:
