@@ -264,7 +264,8 @@ def _made_by_runs(entries: Iterable[Path]) -> set[str]:
     made: set[str] = set()
     for path in entries:
         if path.name.endswith(".run.json"):
-            made.update(map(str, _read(path).get("outputs") or ()))
+            outputs = _read(path).get("outputs")
+            made.update(map(str, outputs if isinstance(outputs, list) else ()))
     return made
 
 

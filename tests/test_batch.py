@@ -147,6 +147,12 @@ def test_a_video_that_a_run_left_is_no_recording(tree: Path) -> None:
     assert videos_in(Path("b")) == [Path("b/case.mp4")]
 
 
+@pytest.mark.parametrize("outputs", ["3", "true", '"case.mp4"', '{"case.mp4": 1}', "null"])
+def test_a_record_of_another_program_hides_no_recording(tree: Path, outputs: str) -> None:
+    (tree / "b/other.run.json").write_text(f'{{"outputs": {outputs}}}')
+    assert videos_in(Path("b")) == [Path("b/case.mp4")]
+
+
 def test_a_folder_without_videos_says_what_would_find_some(tree: Path) -> None:
     with pytest.raises(VideoOpenError, match=r"directly in it; --recursive looks into its folders"):
         videos_in(tree)
