@@ -41,7 +41,7 @@ from ccdstream.encode import (
     part_of,
 )
 from ccdstream.errors import OutputError, show_path
-from ccdstream.packets import AudioSource, PacketSource
+from ccdstream.packets import AudioSource, PacketSource, tick_at
 
 _IN_MP4 = frozenset(("h264", "hevc", "av1", "vp9", "mpeg4"))
 """Video that MP4 holds and players find there."""
@@ -134,6 +134,10 @@ class Remuxer:
                 if lacking
                 else ""
             )
+            if self.suffix == "mp4" and sound.stream is not None and not self._holds(sound.stream):
+                self.suffix = "mkv"  # such as MP3 of less than 16 kHz
+                name = sound.stream.codec_context.codec.canonical_name
+                self.why_not_mp4 = f"Matroska, since MP4 does not hold this {name}"
             self._sounds = sound.stream is not None and self._holds(sound.stream)
             self._sound_lost = sound.stream is not None and not self._sounds
             if not self._holds(source.stream):
@@ -148,8 +152,9 @@ class Remuxer:
 
     def _holds(self, stream: VideoStream | AudioStream) -> bool:
         try:
-            container = av.open(io.BytesIO(), "w", format=self._format)
-            container.add_stream_from_template(stream, opaque=True)
+            with av.open(io.BytesIO(), "w", format=self._format) as container:
+                container.add_stream_from_template(stream, opaque=True)
+                container.start_encoding()
         except (av.FFmpegError, ValueError):
             return False
         return True
@@ -256,7 +261,7 @@ class Remuxer:
         assert times is not None
         first = 0
         if start_s is not None:
-            start = start_s / source.time_base
+            start = tick_at(start_s, source.time_base)
             early = [number for number in times.keyframes if times.pts[number] <= start]
             first = early[-1] if early else 0
         for number, packet in enumerate(source):

@@ -101,6 +101,17 @@ def test_what_mp4_players_lack_is_copied_into_matroska(
     assert titles == ["-", "alert 1", "-"]
 
 
+def test_sound_that_mp4_refuses_at_that_rate_is_copied_into_matroska(tmp_path: Path) -> None:
+    source = make_video(
+        tmp_path / "a.mkv", frames=50, audio="libmp3lame", audio_rate=8000, beep_s=0.5
+    )
+    remuxer = Remuxer(source)
+    assert remuxer.suffix == "mkv" and "mp3" in remuxer.why_not_mp4
+    target, made = copied(source)
+    assert made.warnings == [] and seen(target) == seen(source)
+    assert packets_of(target, "audio") == packets_of(source, "audio")
+
+
 def test_equal_copies_are_equal_files(tmp_path: Path) -> None:
     source = make_video(tmp_path / "a.avi", codec="ffv1")
     first, _ = copied(source)
@@ -177,6 +188,16 @@ def test_a_stretch_begins_at_a_keyframe_and_holds_all_that_was_asked_for(
     first = times.index(shown[0][0])
     assert [time for time, _ in shown] == times[first : first + len(shown)], "none is left out"
     assert made.packets == len(shown)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
+def test_a_stretch_begins_with_the_keyframe_at_its_first_moment(tmp_path: Path, name: str) -> None:
+    """0.3 s are 2.9999999999999996 tenths to the machine."""
+    source = make_video(
+        tmp_path / name, frames=10, time_base=Fraction(1, 10), rate=10, options={"g": "1"}
+    )
+    _, made = copied(source, start_s=0.3)
+    assert made.offset_s == Fraction(3, 10)
 
 
 def test_the_sound_of_a_stretch_stays_in_time(tmp_path: Path) -> None:
@@ -296,6 +317,9 @@ def test_a_codec_that_no_container_takes_is_refused_at_once(tmp_path: Path) -> N
     source = make_video(tmp_path / "a.asf", codec="wmv2")
     with pytest.raises(OutputError, match=r"holds wmv2, .*Use --video overlay\."):
         Remuxer(source)
+    raw = make_video(tmp_path / "a.avi", codec="rawvideo", pix_fmt="yuv420p")
+    with pytest.raises(OutputError, match=r"holds rawvideo, .*Use --video overlay\."):
+        Remuxer(raw)
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.995])
