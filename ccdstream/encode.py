@@ -667,8 +667,11 @@ def chapter_marks(
         start = max(0, round((chapter.start_s - float(zero_s)) * _CHAPTER_TICKS_PER_S))
         if start > reached:
             marks.append((reached, between))
+        elif marks:
+            start = max(start, marks[-1][0] + 1)
         marks.append((start, chapter.title))
-        reached = round((chapter.end_s - float(zero_s)) * _CHAPTER_TICKS_PER_S)
+        # an alert of a single frame has a chapter too, of the shortest length there is
+        reached = max(round((chapter.end_s - float(zero_s)) * _CHAPTER_TICKS_PER_S), start + 1)
     if marks and reached < end:
         marks.append((reached, between))
     ends = [start for start, _ in marks[1:]] + [max(end, reached)]

@@ -533,6 +533,28 @@ def test_chapters_that_touch_overlap_or_fill_the_video_are_whole(tmp_path: Path)
     assert chapters_of(tmp_path / "c.mp4") == [(0, 1, "a"), (1, 1.5, "b"), (1.5, 2, "c")]
 
 
+@pytest.mark.parametrize("at", [0.0, 0.52, 1.96])
+def test_a_chapter_of_a_single_moment_is_not_lost(tmp_path: Path, at: float) -> None:
+    with VideoSink(tmp_path / "c.mp4", INFO) as sink:
+        for frame in frames(range(0, 180_000, 3600)):
+            sink.write(frame)
+        sink.chapters([Chapter(at, at, "alert 1")])
+    before = [(0.0, at, "-")] if at else []
+    assert chapters_of(tmp_path / "c.mp4") == [
+        *before,
+        (at, pytest.approx(at + 0.001), "alert 1"),
+        (pytest.approx(at + 0.001), 2.0, "-"),
+    ]
+
+
+def test_two_chapters_of_one_moment_are_both_there(tmp_path: Path) -> None:
+    with VideoSink(tmp_path / "c.mp4", INFO) as sink:
+        for frame in frames(range(0, 180_000, 3600)):
+            sink.write(frame)
+        sink.chapters([Chapter(1.0, 1.0, "a"), Chapter(1.0, 1.0, "b")])
+    assert [title for *_, title in chapters_of(tmp_path / "c.mp4")] == ["-", "a", "b", "-"]
+
+
 def test_chapters_of_a_stretch_move_with_it(tmp_path: Path) -> None:
     with VideoSink(tmp_path / "c.mp4", INFO, offset_pts=900_000) as sink:
         for frame in frames(range(900_000, 1_080_000, 3600)):
