@@ -451,13 +451,16 @@ class VideoSink:
             else:
                 assert self._held.pts is not None
                 picture.pts -= self._shift
-                self._held.duration = picture.pts - self._held.pts
-                if self._held.duration <= 0:
+                if frame.pts * frame.time_base <= self._last_time:
                     raise ValueError(f"pts {frame.pts} is not after that of the frame before")
+                # where times are rounded two may fall together
+                picture.pts = max(picture.pts, self._held.pts + 1)
+                self._held.duration = picture.pts - self._held.pts
                 self._encode(self._held)
         except (av.FFmpegError, OSError) as error:
             raise self._cannot_write(error) from error
         self._held = picture
+        self._last_time = frame.pts * frame.time_base
         self.frames += 1
 
     def _picture(self, frame: Frame | DeviceFrame) -> VideoFrame:

@@ -533,6 +533,21 @@ def test_chapters_that_touch_overlap_or_fill_the_video_are_whole(tmp_path: Path)
     assert chapters_of(tmp_path / "c.mp4") == [(0, 1, "a"), (1, 1.5, "b"), (1.5, 2, "c")]
 
 
+def test_frames_nearer_than_the_finest_time_are_all_there_in_order(tmp_path: Path) -> None:
+    """As where a recording counts nanoseconds, and two frames had the same time."""
+    info = replace(INFO, time_base=Fraction(1, 10**9))
+    with VideoSink(tmp_path / "n.mp4", info) as sink:
+        for frame in frames([0, 1, 2, 40_000_000, 80_000_000, 80_000_001], info):
+            sink.write(frame)
+    tick = Fraction(1, 10**7)
+    assert seconds_of(tmp_path / "n.mp4") == [
+        *(0, tick, 2 * tick, Fraction(1, 25), Fraction(2, 25), Fraction(2, 25) + tick),
+    ]
+    with pytest.raises(ValueError, match="not after"), VideoSink(tmp_path / "x.mp4", info) as sink:
+        for frame in frames([5, 5], info):
+            sink.write(frame)
+
+
 @pytest.mark.parametrize("at", [0.0, 0.52, 1.96])
 def test_a_chapter_of_a_single_moment_is_not_lost(tmp_path: Path, at: float) -> None:
     with VideoSink(tmp_path / "c.mp4", INFO) as sink:
