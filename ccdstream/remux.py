@@ -206,7 +206,7 @@ class Remuxer:
             packets = _stretch(
                 timed,
                 from_keyframe=start_s is not None,
-                end=None if end_s is None else end_s / source.time_base,
+                end=None if end_s is None else -tick_at(-end_s, source.time_base),
             )
             try:
                 writing = _Writing(self, source, part, start_s, end_s)

@@ -200,6 +200,14 @@ def test_a_stretch_begins_with_the_keyframe_at_its_first_moment(tmp_path: Path, 
     assert made.offset_s == Fraction(3, 10)
 
 
+def test_a_stretch_ends_before_the_frame_at_its_last_moment(tmp_path: Path) -> None:
+    """0.28 s are 7.000000000000001 frames to the machine."""
+    source = make_video(tmp_path / "a.mp4", frames=20, options={"g": "1"})
+    target, made = copied(source, end_s=0.28)
+    assert made.end_s == Fraction(28, 100)
+    assert [time for time, _ in seen(target)] == [Fraction(k, 25) for k in range(7)]
+
+
 def test_the_sound_of_a_stretch_stays_in_time(tmp_path: Path) -> None:
     source = make_video(tmp_path / "a.mp4", frames=100, options=B_FRAMES, audio="aac", beep_s=2.5)
     before = beep_time(source)
