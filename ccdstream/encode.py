@@ -226,6 +226,7 @@ class VideoSink:
             self._time_base = Fraction(1, FINEST_TICKS_PER_S)
             self.notes.append("times are rounded to 0.1 microseconds, the finest that is written")
         self._held: VideoFrame | None = None  # shown until the next one, so not yet encoded
+        self._last_time = Fraction(0)  # of that one, on the source's clock
         self._encoded: Packet[VideoStream] | None = None  # not yet written
         self._zero = Fraction(0)
         self._lead = 0  # how far the encoder decodes ahead of showing, in ticks
