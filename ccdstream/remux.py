@@ -373,15 +373,23 @@ class _Writing:
             raise OutputError(
                 f"there is nothing to copy of {show_path(self._remuxer.path)}. Copy it again."
             )
-        assert head[-1].pts is not None
-        zero = head[-1].pts if self._span[0] is not None else min(0, head[-1].pts)
+        first = head[-1].pts
+        assert first is not None
+        if len(head) > 1:  # what is decoded next may be shown before the first that is decoded
+            for packet in packets:
+                assert packet.pts is not None and packet.dts is not None
+                head.append(packet)
+                first = first if packet.is_discard else min(first, packet.pts)
+                if packet.dts >= first:
+                    break
+        zero = first if self._span[0] is not None else min(0, first)
         tick = self._source.time_base
         if zero and self._span[0] is None:
             late_s = float(-zero * tick)
             self.warnings.append(f"the first frame came before time 0: all is {late_s:.6f} s later")
         self._zero_s = zero * tick
         video = self._add_video()
-        self._open_sound(head[-1].pts * tick)
+        self._open_sound(first * tick)
         self.container.start_encoding()
         number, end = 0, zero
         for packet in _chained(head, packets):

@@ -217,6 +217,20 @@ def test_the_sound_of_a_stretch_stays_in_time(tmp_path: Path) -> None:
     assert after + float(made.offset_s) == pytest.approx(before, abs=0.03)
 
 
+@pytest.mark.parametrize("first", [-6, -5, -4])
+def test_the_first_stretch_of_a_trimmed_recording_lacks_no_frame(
+    tmp_path: Path, first: int
+) -> None:
+    """The first frame that its edit list leaves need not be the first of them that is decoded."""
+    source = make_video(
+        tmp_path / "a.mp4", pts=range(first, first + 20), frames=20, options=B_FRAMES
+    )
+    assert seen(source)[0][0] == 0
+    target, made = copied(source, start_s=-5.0, chapters=[Chapter(0.0, 0.2, "x")])
+    assert made.offset_s == 0
+    assert seen(target) == seen(source)
+
+
 def test_a_stretch_before_the_first_keyframe_begins_with_it(tmp_path: Path) -> None:
     source = make_video(tmp_path / "a.mp4", pts=range(50, 75), frames=25, options=B_FRAMES)
     target, made = copied(source, start_s=-3.0, end_s=2.2)
