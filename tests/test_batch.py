@@ -202,6 +202,18 @@ def test_recordings_that_would_write_the_same_results_are_not_analysed_but_other
     ]
 
 
+def test_two_recordings_whose_paths_read_alike_are_not_taken_for_one(tree: Path) -> None:
+    """Above a link lies the folder that it leads to, and not the one that it lies in."""
+    (tree / "b/er").symlink_to(tree / "a/deep/er")
+    (tree / "a/deep/case.mp4").touch()
+    inputs = [Path("b/er/../case.mp4"), Path("b/case.mp4")]
+    assert not os.path.samefile(*inputs)
+    found = find_jobs(inputs, Path("out"), recursive=False)
+    assert not found.jobs
+    assert [each.path for each in found.unusable] == inputs
+    assert all("would write the same results" in str(each.why) for each in found.unusable)
+
+
 def test_with_pseudonyms_their_order_is_that_of_the_batch_and_not_that_of_names(tree: Path) -> None:
     def alias_of(path: Path) -> Alias:
         return Alias(str(path)[::-1].replace("/", "-"), b"")
