@@ -175,7 +175,7 @@ def find_jobs(
     common = os.path.commonpath(
         [os.path.abspath(path if os.path.isdir(path) else path.parent) for path in inputs]
     )
-    claims: dict[Path, dict[str, Job]] = {}  # by the results, and the recording
+    claims: dict[Path, dict[tuple[str, str], Job]] = {}  # by the results, and the recording
     for path in recordings:
         absolute = os.path.abspath(path)
         below = Path(os.path.relpath(absolute, common))
@@ -184,7 +184,8 @@ def find_jobs(
         else:
             alias = alias_of(path)
             job = Job(path, OutputFiles(output, alias.name), str(below), alias)
-        claims.setdefault(job.files.path("run.json"), {}).setdefault(absolute, job)
+        recording = (absolute, os.path.realpath(path))  # beyond a link ".." leads elsewhere
+        claims.setdefault(job.files.path("run.json"), {}).setdefault(recording, job)
     jobs: list[Job] = []
     for claim in claims.values():
         mine = list(claim.values())
@@ -264,7 +265,8 @@ def _made_by_runs(entries: Iterable[Path]) -> set[str]:
     made: set[str] = set()
     for path in entries:
         if path.name.endswith(".run.json"):
-            made.update(map(str, _read(path).get("outputs") or ()))
+            outputs = _read(path).get("outputs")
+            made.update(map(str, outputs if isinstance(outputs, list) else ()))
     return made
 
 

@@ -392,7 +392,7 @@ class VideoSource:
             self._seek(start_s)
         before: tuple[tuple[int, int], Colour] | None = None
         for picture, pts in self._progressive():
-            time = pts * self.time_base
+            time = float(pts * self.time_base)  # as exact as what people write: 0.1 is 0.1
             if start_s is not None and time < start_s:
                 continue
             if end_s is not None and time >= end_s:

@@ -226,6 +226,7 @@ class VideoSink:
             self._time_base = Fraction(1, FINEST_TICKS_PER_S)
             self.notes.append("times are rounded to 0.1 microseconds, the finest that is written")
         self._held: VideoFrame | None = None  # shown until the next one, so not yet encoded
+        self._last_time = Fraction(0)  # of that one, on the source's clock
         self._encoded: Packet[VideoStream] | None = None  # not yet written
         self._zero = Fraction(0)
         self._lead = 0  # how far the encoder decodes ahead of showing, in ticks
@@ -451,13 +452,16 @@ class VideoSink:
             else:
                 assert self._held.pts is not None
                 picture.pts -= self._shift
-                self._held.duration = picture.pts - self._held.pts
-                if self._held.duration <= 0:
+                if frame.pts * frame.time_base <= self._last_time:
                     raise ValueError(f"pts {frame.pts} is not after that of the frame before")
+                # where times are rounded two may fall together
+                picture.pts = max(picture.pts, self._held.pts + 1)
+                self._held.duration = picture.pts - self._held.pts
                 self._encode(self._held)
         except (av.FFmpegError, OSError) as error:
             raise self._cannot_write(error) from error
         self._held = picture
+        self._last_time = frame.pts * frame.time_base
         self.frames += 1
 
     def _picture(self, frame: Frame | DeviceFrame) -> VideoFrame:
@@ -667,8 +671,11 @@ def chapter_marks(
         start = max(0, round((chapter.start_s - float(zero_s)) * _CHAPTER_TICKS_PER_S))
         if start > reached:
             marks.append((reached, between))
+        elif marks:
+            start = max(start, marks[-1][0] + 1)
         marks.append((start, chapter.title))
-        reached = round((chapter.end_s - float(zero_s)) * _CHAPTER_TICKS_PER_S)
+        # an alert of a single frame has a chapter too, of the shortest length there is
+        reached = max(round((chapter.end_s - float(zero_s)) * _CHAPTER_TICKS_PER_S), start + 1)
     if marks and reached < end:
         marks.append((reached, between))
     ends = [start for start, _ in marks[1:]] + [max(end, reached)]

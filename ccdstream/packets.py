@@ -4,6 +4,7 @@ In: a recording. Out: its packets in the order of decoding. What is damaged is p
 spot of the file cannot be read, reading goes on behind it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -215,6 +216,12 @@ class Demuxer:
         self.close()
 
 
+def tick_at(seconds: float, time_base: Fraction) -> int:
+    """The last tick up to `seconds`, where what is next to a tick counts as it: 0.3 s is the third
+    tenth, though it is 2.9999999999999996 of them to the machine."""
+    return math.floor(seconds / time_base + 1e-6)
+
+
 def time_of(packet: "Packet[VideoStream]") -> int | None:
     """When its picture is shown; when it is decoded, where the container says no more."""
     return packet.pts if packet.pts is not None else packet.dts
@@ -251,7 +258,7 @@ class PacketSource(Demuxer):
         super().__init__(path)
         try:
             if start_s is not None:
-                self._start_at(int(start_s / self.time_base))
+                self._start_at(tick_at(start_s, self.time_base))
         except BaseException:
             self.close()
             raise

@@ -169,7 +169,8 @@ class NameMap:
             with open(
                 descriptor, "w", encoding="utf-8", errors="surrogateescape", newline=""
             ) as file:
-                csv.writer(file, lineterminator="\n").writerows(rows)
+                # its own ends of lines: with others Python 3.11 leaves a name with "\r" unquoted
+                csv.writer(file).writerows(rows)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(written, self.path)

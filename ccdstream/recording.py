@@ -133,11 +133,13 @@ def refuse_other_names(folder: Path, names: NameMap) -> None:
 
     Raises:
         OutputError: in `folder` or below it are results that are not called by pseudonyms of
-            `names`, but by the names of their recordings, or by pseudonyms of another key.
+            `names`, but by the names of their recordings, or by pseudonyms of another key; or a
+            batch with names was at work there, even if it left no result but folders.
     """
     for file in sorted(folder.rglob("*")):
         match = _RESULT_NAME.fullmatch(file.name) or VIDEO_NAME.fullmatch(file.name)
-        if match is not None and match[1] not in names and file.name != PAGE_NAME:
+        named = match is not None and match[1] not in names and file.name != PAGE_NAME
+        if named or (file.name == "batch.json" and _is_deidentified(file) is False):
             raise OutputError(
                 f"{show_path(folder)} holds results that are not called by pseudonyms of "
                 f"{show_path(names.path)}, such as {show_path(file.name)}: choose an empty "
@@ -153,16 +155,20 @@ def refuse_pseudonyms(folders: Iterable[Path]) -> None:
     """
     for folder in filter(os.path.isdir, folders):
         for file in sorted([*folder.glob("*.run.json"), *folder.glob("batch.json")]):
-            try:
-                options = json.loads(file.read_text(encoding="utf-8"))["options"]
-                deid = options["deid"] is True
-            except (OSError, ValueError, KeyError, TypeError):  # it is then none that says so
-                continue
-            if deid:
+            if _is_deidentified(file):
                 raise OutputError(
                     f"{show_path(folder)} holds de-identified results, as "
                     f"{show_path(file.name)} says: add --deid, or choose another --output."
                 )
+
+
+def _is_deidentified(record: Path) -> bool | None:
+    """Whether a run.json or batch.json is of a run with `deid`; None where it does not say."""
+    try:
+        deid = json.loads(record.read_text(encoding="utf-8"))["options"]["deid"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return deid if isinstance(deid, bool) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -745,11 +751,12 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _fingerprint(path: Path) -> dict[str, Any]:
     """Size, time and hash of the recording, by which it can be told again."""
-    size, changed = _stamp(path)
     try:
-        return {"bytes": size, "mtime_ns": changed, "sha256": sha256_of(path)}
+        digest = sha256_of(path)
     except OSError as error:
         raise _gone(path, error) from error
+    size, changed = _stamp(path)  # afterwards: a change while it was hashed shows
+    return {"bytes": size, "mtime_ns": changed, "sha256": digest}
 
 
 def _gone(path: Path, error: OSError) -> VideoOpenError:

@@ -41,7 +41,7 @@ from ccdstream.encode import (
     part_of,
 )
 from ccdstream.errors import OutputError, show_path
-from ccdstream.packets import AudioSource, PacketSource
+from ccdstream.packets import AudioSource, PacketSource, tick_at
 
 _IN_MP4 = frozenset(("h264", "hevc", "av1", "vp9", "mpeg4"))
 """Video that MP4 holds and players find there."""
@@ -134,6 +134,10 @@ class Remuxer:
                 if lacking
                 else ""
             )
+            if self.suffix == "mp4" and sound.stream is not None and not self._holds(sound.stream):
+                self.suffix = "mkv"  # such as MP3 of less than 16 kHz
+                name = sound.stream.codec_context.codec.canonical_name
+                self.why_not_mp4 = f"Matroska, since MP4 does not hold this {name}"
             self._sounds = sound.stream is not None and self._holds(sound.stream)
             self._sound_lost = sound.stream is not None and not self._sounds
             if not self._holds(source.stream):
@@ -148,8 +152,9 @@ class Remuxer:
 
     def _holds(self, stream: VideoStream | AudioStream) -> bool:
         try:
-            container = av.open(io.BytesIO(), "w", format=self._format)
-            container.add_stream_from_template(stream, opaque=True)
+            with av.open(io.BytesIO(), "w", format=self._format) as container:
+                container.add_stream_from_template(stream, opaque=True)
+                container.start_encoding()
         except (av.FFmpegError, ValueError):
             return False
         return True
@@ -201,7 +206,7 @@ class Remuxer:
             packets = _stretch(
                 timed,
                 from_keyframe=start_s is not None,
-                end=None if end_s is None else end_s / source.time_base,
+                end=None if end_s is None else -tick_at(-end_s, source.time_base),
             )
             try:
                 writing = _Writing(self, source, part, start_s, end_s)
@@ -256,7 +261,7 @@ class Remuxer:
         assert times is not None
         first = 0
         if start_s is not None:
-            start = start_s / source.time_base
+            start = tick_at(start_s, source.time_base)
             early = [number for number in times.keyframes if times.pts[number] <= start]
             first = early[-1] if early else 0
         for number, packet in enumerate(source):
@@ -368,15 +373,23 @@ class _Writing:
             raise OutputError(
                 f"there is nothing to copy of {show_path(self._remuxer.path)}. Copy it again."
             )
-        assert head[-1].pts is not None
-        zero = head[-1].pts if self._span[0] is not None else min(0, head[-1].pts)
+        first = head[-1].pts
+        assert first is not None
+        if len(head) > 1:  # what is decoded next may be shown before the first that is decoded
+            for packet in packets:
+                assert packet.pts is not None and packet.dts is not None
+                head.append(packet)
+                first = first if packet.is_discard else min(first, packet.pts)
+                if packet.dts >= first:
+                    break
+        zero = first if self._span[0] is not None else min(0, first)
         tick = self._source.time_base
         if zero and self._span[0] is None:
             late_s = float(-zero * tick)
             self.warnings.append(f"the first frame came before time 0: all is {late_s:.6f} s later")
         self._zero_s = zero * tick
         video = self._add_video()
-        self._open_sound(head[-1].pts * tick)
+        self._open_sound(first * tick)
         self.container.start_encoding()
         number, end = 0, zero
         for packet in _chained(head, packets):

@@ -147,6 +147,12 @@ def test_a_video_that_a_run_left_is_no_recording(tree: Path) -> None:
     assert videos_in(Path("b")) == [Path("b/case.mp4")]
 
 
+@pytest.mark.parametrize("outputs", ["3", "true", '"case.mp4"', '{"case.mp4": 1}', "null"])
+def test_a_record_of_another_program_hides_no_recording(tree: Path, outputs: str) -> None:
+    (tree / "b/other.run.json").write_text(f'{{"outputs": {outputs}}}')
+    assert videos_in(Path("b")) == [Path("b/case.mp4")]
+
+
 def test_a_folder_without_videos_says_what_would_find_some(tree: Path) -> None:
     with pytest.raises(VideoOpenError, match=r"directly in it; --recursive looks into its folders"):
         videos_in(tree)
@@ -194,6 +200,18 @@ def test_recordings_that_would_write_the_same_results_are_not_analysed_but_other
         )
         for mine, other in (("mkv", "mp4"), ("mp4", "mkv"))
     ]
+
+
+def test_two_recordings_whose_paths_read_alike_are_not_taken_for_one(tree: Path) -> None:
+    """Above a link lies the folder that it leads to, and not the one that it lies in."""
+    (tree / "b/er").symlink_to(tree / "a/deep/er")
+    (tree / "a/deep/case.mp4").touch()
+    inputs = [Path("b/er/../case.mp4"), Path("b/case.mp4")]
+    assert not os.path.samefile(*inputs)
+    found = find_jobs(inputs, Path("out"), recursive=False)
+    assert not found.jobs
+    assert [each.path for each in found.unusable] == inputs
+    assert all("would write the same results" in str(each.why) for each in found.unusable)
 
 
 def test_with_pseudonyms_their_order_is_that_of_the_batch_and_not_that_of_names(tree: Path) -> None:

@@ -682,6 +682,18 @@ def test_a_stretch_holds_its_first_moment_and_not_its_last(tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.parametrize("tenths", [1, 3, 7, 11])
+def test_the_moment_of_a_frame_as_it_is_written_is_its_first_moment(
+    tmp_path: Path, tenths: int
+) -> None:
+    """No number of the machine is 0.1: the nearest one is a little more."""
+    path = make_video(tmp_path / "x.mp4", frames=20, time_base=Fraction(1, 10), rate=10)
+    after, before = frames_of(path, start_s=tenths / 10), frames_of(path, end_s=tenths / 10)
+    assert after[0].seconds == tenths / 10
+    assert before[-1].seconds == (tenths - 1) / 10
+    assert len(before) + len(after) == 20
+
+
 def test_a_late_stretch_is_sought_and_not_decoded_up_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

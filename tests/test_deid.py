@@ -693,10 +693,13 @@ def test_a_folder_with_results_under_other_names_is_refused_before_any_work(
     tmp_path: Path, here: Path, run: Callable[..., Any], many: bool
 ) -> None:
     what = (here, "-r") if many else (here / f"{SECRET}_{DATE}.mov",)
-    for other in ("Muster_Anna.run.json", "ward/Muster.overlay.mp4", "rec-0123456789ab.scores.csv"):
+    for other in (
+        *("Muster_Anna.run.json", "ward/Muster.overlay.mp4", "rec-0123456789ab.scores.csv"),
+        *("batch.json", "ward/batch.json"),  # all that a batch leaves that was killed early
+    ):
         out = tmp_path / other.replace("/", "-")
         (out / other).parent.mkdir(parents=True)
-        (out / other).write_text("{}")
+        (out / other).write_text('{"options": {"deid": false}}')
         before = everything_in(tmp_path)
         said = refusal(run(*what, "-o", out, "--deid", "--overwrite"))
         assert Path(other).name in said and "choose an empty --output" in said

@@ -533,6 +533,43 @@ def test_chapters_that_touch_overlap_or_fill_the_video_are_whole(tmp_path: Path)
     assert chapters_of(tmp_path / "c.mp4") == [(0, 1, "a"), (1, 1.5, "b"), (1.5, 2, "c")]
 
 
+def test_frames_nearer_than_the_finest_time_are_all_there_in_order(tmp_path: Path) -> None:
+    """As where a recording counts nanoseconds, and two frames had the same time."""
+    info = replace(INFO, time_base=Fraction(1, 10**9))
+    with VideoSink(tmp_path / "n.mp4", info) as sink:
+        for frame in frames([0, 1, 2, 40_000_000, 80_000_000, 80_000_001], info):
+            sink.write(frame)
+    tick = Fraction(1, 10**7)
+    assert seconds_of(tmp_path / "n.mp4") == [
+        *(0, tick, 2 * tick, Fraction(1, 25), Fraction(2, 25), Fraction(2, 25) + tick),
+    ]
+    with pytest.raises(ValueError, match="not after"), VideoSink(tmp_path / "x.mp4", info) as sink:
+        for frame in frames([5, 5], info):
+            sink.write(frame)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.52, 1.96])
+def test_a_chapter_of_a_single_moment_is_not_lost(tmp_path: Path, at: float) -> None:
+    with VideoSink(tmp_path / "c.mp4", INFO) as sink:
+        for frame in frames(range(0, 180_000, 3600)):
+            sink.write(frame)
+        sink.chapters([Chapter(at, at, "alert 1")])
+    before = [(0.0, at, "-")] if at else []
+    assert chapters_of(tmp_path / "c.mp4") == [
+        *before,
+        (at, pytest.approx(at + 0.001), "alert 1"),
+        (pytest.approx(at + 0.001), 2.0, "-"),
+    ]
+
+
+def test_two_chapters_of_one_moment_are_both_there(tmp_path: Path) -> None:
+    with VideoSink(tmp_path / "c.mp4", INFO) as sink:
+        for frame in frames(range(0, 180_000, 3600)):
+            sink.write(frame)
+        sink.chapters([Chapter(1.0, 1.0, "a"), Chapter(1.0, 1.0, "b")])
+    assert [title for *_, title in chapters_of(tmp_path / "c.mp4")] == ["-", "a", "b", "-"]
+
+
 def test_chapters_of_a_stretch_move_with_it(tmp_path: Path) -> None:
     with VideoSink(tmp_path / "c.mp4", INFO, offset_pts=900_000) as sink:
         for frame in frames(range(900_000, 1_080_000, 3600)):

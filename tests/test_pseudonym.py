@@ -53,6 +53,14 @@ def test_names_that_are_no_text_are_kept_byte_for_byte(tmp_path: Path) -> None:
     assert entered(path, odd) == [name]
 
 
+@pytest.mark.parametrize("name", ["/in/a\rb.mp4", "/in/a\r\n.mp4", '/in/"a",b.mp4', "=1+1.mp4"])
+def test_no_name_makes_the_file_unreadable(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "names.csv"
+    first = entered(path, name, "/in/a.mp4")
+    assert entered(path, name, "/in/a.mp4") == first
+    assert rows_of(path)[2] == ["name", first[0], os.path.abspath(name)]
+
+
 def test_keyed_hashes_differ_by_key_by_kind_and_by_text(tmp_path: Path) -> None:
     with NameMap(tmp_path / "1.csv") as names, NameMap(tmp_path / "2.csv") as others:
         one, other = names.alias(Path("/a")), others.alias(Path("/a"))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ccdstream import recording
 from ccdstream.bundle import Bundle
 from ccdstream.engine.base import BuildOptions, EngineOutput
 from ccdstream.engine.cuda import HostQueue
@@ -141,6 +143,22 @@ def test_stopping_ends_the_input_and_finishes_every_file(
     sound = packets_of(tmp_path / "out" / "case.overlay.mp4", "audio")
     assert 0.7 < sound[-1][0] <= 0.8, "no sound of what was not analysed"
     assert json.loads((tmp_path / "out" / "case.run.json").read_text())["interrupted"]
+
+
+def test_a_change_while_the_recording_is_hashed_is_told(
+    tmp_path: Path, bundle: Bundle, engine: SelectedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its results would pass for those of what it became."""
+    video = bright_between(tmp_path / "case.mp4", 1, 2, 5)
+    sha256_of = recording.sha256_of
+
+    def changed_meanwhile(path: Path) -> str:
+        os.utime(path, ns=(1, 1))
+        return sha256_of(path)
+
+    monkeypatch.setattr(recording, "sha256_of", changed_meanwhile)
+    result = analysed(video, tmp_path / "out", bundle, engine, video="none")
+    assert result.changed and "the recording changed" in result.warnings[0]
 
 
 @pytest.mark.parametrize("name", ["photo.png", "photo.jpg", "photo.mp4"])

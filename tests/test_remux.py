@@ -101,6 +101,17 @@ def test_what_mp4_players_lack_is_copied_into_matroska(
     assert titles == ["-", "alert 1", "-"]
 
 
+def test_sound_that_mp4_refuses_at_that_rate_is_copied_into_matroska(tmp_path: Path) -> None:
+    source = make_video(
+        tmp_path / "a.mkv", frames=50, audio="libmp3lame", audio_rate=8000, beep_s=0.5
+    )
+    remuxer = Remuxer(source)
+    assert remuxer.suffix == "mkv" and "mp3" in remuxer.why_not_mp4
+    target, made = copied(source)
+    assert made.warnings == [] and seen(target) == seen(source)
+    assert packets_of(target, "audio") == packets_of(source, "audio")
+
+
 def test_equal_copies_are_equal_files(tmp_path: Path) -> None:
     source = make_video(tmp_path / "a.avi", codec="ffv1")
     first, _ = copied(source)
@@ -179,6 +190,24 @@ def test_a_stretch_begins_at_a_keyframe_and_holds_all_that_was_asked_for(
     assert made.packets == len(shown)
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
+def test_a_stretch_begins_with_the_keyframe_at_its_first_moment(tmp_path: Path, name: str) -> None:
+    """0.3 s are 2.9999999999999996 tenths to the machine."""
+    source = make_video(
+        tmp_path / name, frames=10, time_base=Fraction(1, 10), rate=10, options={"g": "1"}
+    )
+    _, made = copied(source, start_s=0.3)
+    assert made.offset_s == Fraction(3, 10)
+
+
+def test_a_stretch_ends_before_the_frame_at_its_last_moment(tmp_path: Path) -> None:
+    """0.28 s are 7.000000000000001 frames to the machine."""
+    source = make_video(tmp_path / "a.mp4", frames=20, options={"g": "1"})
+    target, made = copied(source, end_s=0.28)
+    assert made.end_s == Fraction(28, 100)
+    assert [time for time, _ in seen(target)] == [Fraction(k, 25) for k in range(7)]
+
+
 def test_the_sound_of_a_stretch_stays_in_time(tmp_path: Path) -> None:
     source = make_video(tmp_path / "a.mp4", frames=100, options=B_FRAMES, audio="aac", beep_s=2.5)
     before = beep_time(source)
@@ -186,6 +215,20 @@ def test_the_sound_of_a_stretch_stays_in_time(tmp_path: Path) -> None:
     after = beep_time(target)
     assert before is not None and after is not None
     assert after + float(made.offset_s) == pytest.approx(before, abs=0.03)
+
+
+@pytest.mark.parametrize("first", [-6, -5, -4])
+def test_the_first_stretch_of_a_trimmed_recording_lacks_no_frame(
+    tmp_path: Path, first: int
+) -> None:
+    """The first frame that its edit list leaves need not be the first of them that is decoded."""
+    source = make_video(
+        tmp_path / "a.mp4", pts=range(first, first + 20), frames=20, options=B_FRAMES
+    )
+    assert seen(source)[0][0] == 0
+    target, made = copied(source, start_s=-5.0, chapters=[Chapter(0.0, 0.2, "x")])
+    assert made.offset_s == 0
+    assert seen(target) == seen(source)
 
 
 def test_a_stretch_before_the_first_keyframe_begins_with_it(tmp_path: Path) -> None:
@@ -296,6 +339,9 @@ def test_a_codec_that_no_container_takes_is_refused_at_once(tmp_path: Path) -> N
     source = make_video(tmp_path / "a.asf", codec="wmv2")
     with pytest.raises(OutputError, match=r"holds wmv2, .*Use --video overlay\."):
         Remuxer(source)
+    raw = make_video(tmp_path / "a.avi", codec="rawvideo", pix_fmt="yuv420p")
+    with pytest.raises(OutputError, match=r"holds rawvideo, .*Use --video overlay\."):
+        Remuxer(raw)
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.995])

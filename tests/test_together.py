@@ -1,6 +1,7 @@
 """Several files appear together or not at all, and what was there before comes back."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from ccdstream.errors import OutputError
+from ccdstream.report import files
 from ccdstream.report.files import Lock, TextFile, Together, lock_path, sweep, write_text
 from tests.commands import everything_in
 
@@ -274,6 +276,33 @@ def test_what_a_process_is_at_is_not_swept_away(tmp_path: Path) -> None:
         sweep(tmp_path)
         assert place.read_text() == "a" and lock_path(tmp_path, "x").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_lock_that_another_process_looks_at_for_a_moment_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `sweep` does with every lock of a folder, and `is_locked` with one."""
+    path = lock_path(tmp_path, "x")
+    descriptors = [os.open(path, os.O_RDWR | os.O_CREAT)]
+    fcntl.flock(descriptors[0], fcntl.LOCK_EX)
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        while descriptors:
+            os.close(descriptors.pop())
+
+    monkeypatch.setattr(files.time, "sleep", wait)
+    with Lock(path, "taken"):
+        assert len(waited) == 1
+
+
+def test_a_sweep_waits_for_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    with Lock(lock_path(tmp_path, "x"), "taken"):
+        monkeypatch.setattr(files.time, "sleep", waited.append)
+        sweep(tmp_path)
+    assert waited == []
 
 
 def test_one_at_a_time_holds_a_lock_and_a_stale_one_holds_nobody_up(tmp_path: Path) -> None:

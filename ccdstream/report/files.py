@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -181,6 +182,10 @@ def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
         file.write(text)
 
 
+_TRIES, _AGAIN_S = 10, 0.02
+"""How often a lock that is held is tried again, and after how long."""
+
+
 class Lock:
     """A hidden file that one process at a time holds; a context manager.
 
@@ -191,18 +196,25 @@ class Lock:
         OutputError: On entering, another process holds it, or it cannot be made.
     """
 
-    def __init__(self, path: Path, taken: str) -> None:
+    def __init__(self, path: Path, taken: str, *, tries: int = _TRIES) -> None:
         """
         Args:
             taken: what to say where another process holds it.
+            tries: how often to try: `sweep` and `is_locked` hold a lock for a moment.
         """
         self.path = path
         self._taken = taken
+        self._tries = tries
         self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
         try:
             descriptor = _locked(self.path)
+            for _ in range(self._tries - 1):
+                if descriptor is not None:
+                    break
+                time.sleep(_AGAIN_S)
+                descriptor = _locked(self.path)
         except OSError as error:
             raise OutputError(
                 f"cannot write to the folder {printable(self.path.parent)}: {error.strerror}. "
@@ -288,7 +300,7 @@ def sweep(folder: Path) -> None:
     """
     _undo_killed(folder)
     for lock in folder.glob(f".*{_LOCK_SUFFIX}"):
-        with suppress(OutputError), Lock(lock, "held"):
+        with suppress(OutputError), Lock(lock, "held", tries=1):
             pass
 
 
