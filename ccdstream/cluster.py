@@ -138,7 +138,10 @@ class Cluster:
     def _join(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this network
         import ray
+        import ray._private.worker
 
+        # Ray tells of lost nodes on stdout, which is for data, and has no public way to stop it
+        ray._private.worker._worker_logs_enabled = False
         if self._address != "auto":
             self._knock()
         before = signal.getsignal(signal.SIGTERM)

@@ -268,6 +268,21 @@ def test_auto_without_a_cluster_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "o").exists()
 
 
+@needs_ray
+def test_what_ray_tells_of_nodes_does_not_come_among_the_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+    from ray._private import worker
+
+    monkeypatch.setattr(worker, "_worker_logs_enabled", True)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    lost = {"lines": ["The node is lost."], "pid": "raylet", "is_err": False}
+    with Cluster("auto").joined():
+        worker.print_to_stdstream(lost, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+
+
 # -- on a cluster ---------------------------------------------------------------------------------
 
 
