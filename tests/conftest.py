@@ -23,10 +23,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 LONGEST_FIRST = (
-    *("test_train.py", "test_cluster.py", "test_batch.py", "test_torch_program.py"),
-    *("test_detectors.py", "test_tensorrt.py", "test_inherit.py", "test_student.py"),
-    *("test_deid.py", "test_export.py", "test_torch_tensorrt.py", "test_fuzz_decode.py"),
-    *("test_live_cli.py", "test_batch_page.py", "test_console.py"),
+    *("test_batch.py", "test_train.py", "test_cluster.py", "test_detectors.py"),
+    *("test_torch_program.py", "test_live_cli.py", "test_inherit.py", "test_export.py"),
+    *("test_tensorrt.py", "test_deid.py", "test_student.py", "test_live_session.py"),
+    *("test_fuzz_decode.py", "test_torch_tensorrt.py", "test_batch_page.py", "test_console.py"),
 )
 """So that no process is left alone with one of them in the end."""
 

@@ -322,7 +322,6 @@ def detector(name: str, size: int) -> Detector:
     [
         ("fanogan", "both"),
         ("msssim_ae", "both"),
-        ("dae", "both"),
         ("dae", "global"),
         ("dae", "local"),
     ],

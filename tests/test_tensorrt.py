@@ -25,6 +25,7 @@ from ccdstream.engine.precision import program_in
 from ccdstream.engine.rewrite import without_col2im
 from ccdstream.engine.tensorrt import Library, build_engine, load_library, make_engine
 from ccdstream.errors import EngineError
+from ccdstream.packaged import find_model
 from tests.bundles import toy_inputs, toy_output, toy_program
 
 GPU = Gpu("NVIDIA H100", (9, 0), 80 << 30)
@@ -544,14 +545,14 @@ def default_bundle() -> Bundle:
 
 @pytest.fixture(scope="module")
 def paper_program() -> bytes:
-    """The program of the paper's size, its weights random."""
+    """What the paper's size is of, the program of whole frames; its weights random."""
     from trainer.config import load_config
     from trainer.export import Program, onnx_program, prepare
     from trainer.train import scales, untrained
 
-    config = load_config("paper")
-    whole, local = (untrained(config, scale).detector for scale in scales(config))
-    program = Program(whole, local, config.program, local_size_px=config.local_size_px)
+    config = load_config("paper", None, ["scales=global"])
+    (whole,) = (untrained(config, scale).detector for scale in scales(config))
+    program = Program(whole, None, config.program)
     prepare(program)
     return onnx_program(program)
 
@@ -560,6 +561,12 @@ def paper_program() -> bytes:
 def test_the_default_bundle_compiles(rtx, default_bundle, precision) -> None:
     program = program_in(precision, default_bundle.program.read_bytes())
     assert build_engine(without_col2im(program), rtx, BATCH)
+
+
+def test_the_reference_bundle_which_has_patches_compiles(rtx) -> None:
+    program = load_bundle(find_model("reference").path).program.read_bytes()
+    assert "Col2Im" in {node.op_type for node in onnx.load_from_string(program).graph.node}
+    assert build_engine(without_col2im(program_in("fp16", program)), rtx, BATCH)
 
 
 def test_the_default_bundle_compiles_in_8_bits(rtx, default_bundle) -> None:

@@ -21,8 +21,8 @@ from trainer.export import onnx_program, prepare
 from trainer.train import _program, scales, untrained
 
 DETECTORS = {
-    "igd": ["global_backbone.name=mobilenet_v3_small"],
-    "fanogan": ["detector=fanogan"],
+    "igd": ["scales=local", "local_backbone.name=mobilenet_v3_small"],
+    "fanogan": ["detector=fanogan", "global_size_px=64"],
     "patchcore": ["detector=patchcore", "scales=global"],
     "padim": ["detector=padim", "scales=global"],
 }
@@ -30,7 +30,8 @@ DETECTORS = {
 
 @cache
 def exported(kind: str) -> bytes:
-    config = load_config("smoke", None, [*DETECTORS[kind], "global_backbone.weights=none"])
+    random = [f"{scale}_backbone.weights=none" for scale in ("global", "local")]
+    config = load_config("smoke", None, [*DETECTORS[kind], *random])
     program = _program(config, [untrained(config, scale) for scale in scales(config)])
     prepare(program)
     return onnx_program(program)
