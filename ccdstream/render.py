@@ -33,7 +33,7 @@ from ccdstream.paint import (
     whole_numbers,
     yuv_of,
 )
-from ccdstream.quality import gravest
+from ccdstream.quality import FLAGS, gravest
 from ccdstream.timecode import timecode
 
 RESEARCH_TEXT = "Research use only - not a medical device"
@@ -196,7 +196,9 @@ class Overlay:
         top, left, height, width = box
         head_height = head_px + 2 * pad
         canvas = Canvas(self._size, box)
-        canvas.fill((top, left, head_height, width), colour, 0.92 if loud else 0.6)
+        over = (top, left, head_height, width)
+        canvas.fill(over, self._yuv[BLACK], 0.75)  # it may lie on white
+        canvas.fill(over, colour, 0.92 if loud else 0.6)
         rest = (top + head_height, left, height - head_height, width)
         canvas.fill(rest, self._yuv[BLACK], PANEL_OPACITY)
         time = number_mask(timecode(seconds)[:-1], text_px)
@@ -316,7 +318,9 @@ def _layout(size: tuple[int, int]) -> _Layout:
     text_px = max(SMALLEST_TEXT_PX, round(15 * unit))
     small_px = max(SMALLEST_TEXT_PX, round(12 * unit))
 
-    label_width = number_mask("00:00:00.00", text_px).shape[1] + 4 * pad
+    lines = [number_mask("00:00:00.00", text_px)]
+    lines += [text_mask(flag.replace("_", " "), text_px) for flag in FLAGS]
+    label_width = max(mask.shape[1] for mask in lines) + 4 * pad
     label: Box = (margin, margin, head_px + 2 * text_px + 5 * pad, label_width)
     label_fits = label[2] <= 0.4 * height and label[3] <= 0.5 * width
 

@@ -6,6 +6,7 @@ import pytest
 import ccdstream.render
 from ccdstream.frames import Colour, FieldOfView, Frame, Fused
 from ccdstream.history import STATES
+from ccdstream.quality import FLAGS
 from ccdstream.render import Overlay
 from tests.live import grey
 
@@ -292,6 +293,32 @@ def test_the_words_on_a_late_frame_are_not_cut_off(size: tuple[int, int]) -> Non
     rows, columns = np.nonzero(late != 90)
     box = late[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     assert (box[:, -2:] == box[:, -1:]).all(), "they end before the edge of their panel"
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("luma", [16, 235], ids=["on black", "on white"])
+def test_the_state_can_be_read_on_any_picture(state: str, luma: int) -> None:
+    """A contrast of 3 to 1 at least, as WCAG 2.2 asks for large words."""
+    frame = grey(luma, (576, 720))
+    quality = ("washed_out",) if state == "UNCLEAR" else ()
+    drawn = overlay(frame.size).draw(frame, octagon(frame.size), fused(0.5, 0.5, quality), state, 1)
+    head = (drawn.y[12:32, 16:60].astype(float) - 16) / 219
+    light, dark = (np.quantile(head, [0.99, 0.01]) ** 2.2)[[0, 1]]
+    assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+@pytest.mark.parametrize("size", [(576, 720), (1080, 1920), (288, 384)], ids=str)
+@pytest.mark.parametrize("flag", FLAGS)
+def test_why_a_frame_tells_nothing_is_not_cut_off(size: tuple[int, int], flag: str) -> None:
+    height, width = size
+    corners = np.array([(width // 2, 0), (width - 1, 0), (width - 1, height // 2)], np.int32)
+    field = FieldOfView(width // 2, 0, width // 2, height // 2, corners)  # not below the label
+    marker = overlay(size)
+    drawn = marker.draw(grey(90, size), field, fused(0.5, 0.5, (flag,)), "UNCLEAR", 1.0)
+    assert marker._layout.label is not None
+    top, left, tall, wide = marker._layout.label
+    box = drawn.y[top : top + tall, left : left + wide]
+    assert (box[:, -2:] == box[:, -1:]).all(), "it ends before the edge of its panel"
 
 
 def test_a_frame_that_is_not_drawn_counts_in_the_time_line() -> None:
