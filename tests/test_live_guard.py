@@ -90,6 +90,7 @@ def test_nothing_is_given_without_the_token(kind: str) -> None:
     assert answer(HOST, kind=kind, token=TOKEN, query="token=%C3%A9")[0] == 403
     assert answer(HOST | {"cookie": "kept=wrong"}, kind=kind, token=TOKEN)[0] == 403
     assert answer(HOST | {"authorization": TOKEN}, kind=kind, token=TOKEN)[0] == 403
+    assert answer(HOST, kind=kind, token=TOKEN, query="a=1&" * 99)[0] == 403, "and no error"
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])

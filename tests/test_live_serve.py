@@ -145,6 +145,8 @@ def test_the_picture_of_an_alert_is_served_while_it_is_listed() -> None:
         assert (status, headers["content-type"], body) == (200, "image/jpeg", b"\xff\xd8picture")
         board.drop_alert(3)
         assert get(watch, "/alerts/3.jpg")[0] == 404
+        assert get(watch, f"/alerts/{'9' * 5000}.jpg")[0] == 404
+    assert watch.failed is None
 
 
 def test_a_watcher_gets_what_is_known_and_then_pictures_with_their_header() -> None:
@@ -303,7 +305,8 @@ def test_marks_and_snapshots_reach_the_board_in_plain_text() -> None:
 @pytest.mark.parametrize(
     "message",
     ["{", "[]", "{}", '{"ask":"erase"}', '{"ask":"mark","note":5}', '{"ask":"mark","at_s":NaN}',
-     '{"ask":"mark","at_s":"x"}', '{"ack":99}', '{"ask":["mark"]}', b"bytes", "x" * 5000],
+     '{"ask":"mark","at_s":"x"}', '{"ack":99}', '{"ask":["mark"]}', b"bytes", "x" * 5000,
+     "[" * 4000, '{"ask":"mark","at_s":' + "9" * 400 + "}"],
 )  # fmt: skip
 def test_a_watcher_that_says_nonsense_is_sent_away_and_the_others_stay(message: str) -> None:
     board = Board()
@@ -315,6 +318,7 @@ def test_a_watcher_that_says_nonsense_is_sent_away_and_the_others_stay(message: 
         board.show(shown(1))
         other.until("number", 1)
     assert board.requests() == []
+    assert watch.failed is None, "a fault of the watcher is none of the session"
 
 
 def test_no_more_than_a_few_may_watch() -> None:

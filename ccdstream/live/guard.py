@@ -119,7 +119,10 @@ class Guard:
     def _in_query(self, scope: Scope) -> bool:
         if self._token is None:
             return False
-        query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
+        try:
+            query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
+        except ValueError:  # more fields than that
+            return False
         return any(_same(given, self._token) for given in query.get("token", []))
 
     def _in_headers(self, scope: Scope) -> bool:

@@ -268,7 +268,7 @@ class Watch:
         async def alert_picture(request: "WebRequest") -> "Response":
             number = request.path_params["number"]
             for card in self._board.alerts():
-                if card.number == number:
+                if str(card.number) == number:  # as text: it may have any length
                     return Response(card.thumbnail, media_type="image/jpeg")
             return PlainTextResponse("no such alert", 404)
 
@@ -284,7 +284,7 @@ class Watch:
         return Starlette(
             routes=[
                 *[Route(path, page_file) for path in page],
-                Route("/alerts/{number:int}.jpg", alert_picture),
+                Route("/alerts/{number}.jpg", alert_picture),
                 Route("/healthz", health),
                 Route("/metrics", metrics),
                 WebSocketRoute("/watch", self._watch),
@@ -354,7 +354,8 @@ class Watch:
         while True:
             try:
                 asked = self._heard(await websocket.receive_text(), watcher)
-            except (ValueError, KeyError):  # not text, or not what a page of ours says
+            except (ValueError, KeyError, OverflowError, RecursionError):
+                # not text, or not what a page of ours says
                 await websocket.close(1008, "not understood")
                 return
             if asked is not None:
@@ -394,7 +395,7 @@ class Watch:
         """What a watcher says: that it has drawn a message, or what it asks for.
 
         Raises:
-            KeyError, ValueError: no page of ours says that.
+            KeyError, ValueError, OverflowError, RecursionError: no page of ours says that.
         """
         said = json.loads(text)
         if not isinstance(said, dict):
