@@ -5,7 +5,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 
 import cv2
 import numpy as np
@@ -58,6 +60,31 @@ def test_where_there_can_be_no_window_it_says_why_and_what_to_do(
     assert says in no_screen() and "--view" in no_screen()
     with pytest.raises(OutputError, match=says):
         Window(Board()).__enter__()
+
+
+@pytest.mark.parametrize("why", ["the session is stuck", "the session is over"])
+def test_a_picture_that_nobody_takes_away_is_withdrawn(
+    monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    drawn: Queue[np.ndarray] = Queue()
+    for name in ("namedWindow", "resizeWindow", "destroyWindow"):
+        monkeypatch.setattr(cv2, name, lambda *_: None)
+    monkeypatch.setattr(cv2, "imshow", lambda _, image: drawn.put(image[: SIZE[0], : SIZE[1]]))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: -1)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
+    monkeypatch.setattr("ccdstream.live.window.no_screen", str)
+    board = Board()
+    now = replace(shown(126, Status("READY")), captured_at_s=time.monotonic())
+    with Window(board):
+        drawn.get(timeout=30)  # the empty window
+        board.tell({"max_latency_s": 600.0})
+        board.show(now)
+        assert drawn.get(timeout=30).min() > 100
+        if why == "the session is over":
+            board.close()
+        else:
+            board.tell({"max_latency_s": 0.0})  # so it is too old, in a moment
+        assert drawn.get(timeout=30)[-1].max() == 0, "no picture"
 
 
 def test_a_window_that_fails_is_told_and_nothing_is_raised(

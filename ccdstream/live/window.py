@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from dataclasses import replace
 from typing import Self
 
 import cv2
@@ -13,6 +14,7 @@ from ccdstream.errors import OutputError
 from ccdstream.frames import Frame
 from ccdstream.live.board import Board
 from ccdstream.live.failures import bug
+from ccdstream.live.metrics import status_now
 from ccdstream.live.records import Shown
 from ccdstream.view import rgb_of_frame
 
@@ -93,10 +95,15 @@ class Window:
             self._opened.set()
 
     def _follow(self) -> None:
-        number = 0
+        number, pictured = 0, False
         while not self._ended.is_set() and not self._closed.is_set():
+            if self._board.closed:  # then nothing on it waits
+                self._ended.wait(_POLL_S)
             shown = self._board.wait(number, _POLL_S)
+            if shown is None and pictured:
+                shown = self._withdrawn()
             if shown is not None:
+                pictured = shown.frame is not None
                 number = shown.number
                 if shown.frame is not None:
                     self._size = shown.frame.size
@@ -106,6 +113,14 @@ class Window:
             if key in (ord("q"), 27) or not visible:
                 self._closed.set()
         self._closed.set()
+
+    def _withdrawn(self) -> Shown | None:
+        """What takes the place of a picture that may not stand any longer, whatever was said of it:
+        the session is stuck, or over. None where it may."""
+        status, shown = status_now(self._board), self._board.shown
+        if status.kind != "NO SIGNAL" or shown is None:
+            return None
+        return replace(shown, frame=None, status=status)
 
 
 def no_screen() -> str:
