@@ -286,3 +286,30 @@ def test_where_the_session_is_stuck_frames_are_shown_plain_with_a_true_delay_and
     assert shown.status.kind == "LAG" and int(shown.status.detail.removesuffix(" ms")) > 100
     assert stream_of(board.all)[:2] == [0, 1]
     assert events[0].kind == "lag_opened" and shows.tally.plain == 1
+
+
+def test_whoever_is_told_of_a_lag_and_blocks_keeps_no_old_picture_standing(
+    overlay: type[HandOverlay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go, board, told = threading.Event(), KeepingBoard(), list[str]()
+
+    def blocked(event: Event) -> None:
+        assert let_go.wait(PATIENT_S)  # as where a disk or a terminal is stuck
+        told.append(event.kind)
+
+    with Screen(
+        board,
+        bound_s=PATIENT_S,
+        enter=0.99,
+        delays=StageDelays(STAGES),
+        wall_of=lambda s: s,
+        on_event=blocked,
+    ) as shows:
+        shows.analysed(analysed(captured(0)))
+        assert board.wait(0, PATIENT_S) is not None
+        monkeypatch.setattr("ccdstream.live.screen.STALE_S", -PATIENT_S)
+        shows.analysing(captured(1, late_s=PATIENT_S))  # so the analysis lags
+        gone = board.wait(1, PATIENT_S / 2)
+        let_go.set()
+    assert gone is not None and gone.frame is None
+    assert told == ["lag_opened"]

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -66,13 +67,15 @@ class Tally:
 
 
 class Screen:
-    """Shows a session on its board; a context manager, whose thread ends with the block.
+    """Shows a session on its board; a context manager, whose threads end with the block.
 
     Args:
         bound_s: from capture; nothing older is shown.
         enter: smoothed score at which alerts open.
         keep: given each picture that is shown, once, in order: for a recorder. It must not block.
         wall_of: stream time in seconds -> `time.time()`.
+        on_event: told lag_opened and lag_closed, in a thread of its own: where it is held up by a
+            disk or a terminal, no old picture stays for it.
     """
 
     def __init__(
@@ -104,6 +107,8 @@ class Screen:
         self._closed: list[Alert] = []
         self._ended = False
         self._error: BaseException | None = None
+        self._untold: SimpleQueue[Event | None] = SimpleQueue()
+        self._teller = threading.Thread(target=self._tell_all, name="live events", daemon=True)
         # the thread's own
         self._overlay: tuple[tuple[tuple[int, int], Colour], Overlay] | None = None
         self._number = 0
@@ -164,12 +169,13 @@ class Screen:
             self._changed.notify()
 
     def check(self) -> None:
-        """Raise what went wrong in the thread."""
+        """Raise what went wrong in the threads."""
         if self._error is not None:
             raise self._error
 
     def __enter__(self) -> Self:
         self._thread.start()
+        self._teller.start()
         return self
 
     def __exit__(
@@ -182,6 +188,8 @@ class Screen:
             self._ended = True
             self._changed.notify()
         self._thread.join()
+        self._untold.put(None)
+        self._teller.join()
         if kind is None:
             self.check()
 
@@ -395,7 +403,14 @@ class Screen:
         return Status("LAG", late if self._card is None else f"{late}, ALERT open")
 
     def _tell(self, kind: str, data: dict[str, float]) -> None:
-        self._on_event(Event(kind, time.time(), self._stream_s, data))
+        self._untold.put(Event(kind, time.time(), self._stream_s, data))
+
+    def _tell_all(self) -> None:
+        try:
+            while (event := self._untold.get()) is not None:
+                self._on_event(event)
+        except BaseException as error:  # not swallowed: check() raises it
+            self._error = error
 
     # -- alerts ---------------------------------------------------------------------------------
 

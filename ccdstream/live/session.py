@@ -258,7 +258,7 @@ def run_live(
         gallery: given every frame that was analysed, and the alerts.
         beside: more that the session goes on without, by name, to look whether it has failed.
         failures: told what fails so; None for one that tells `on_event`.
-        on_event: told what happens, also in the screen's thread.
+        on_event: told what happens, also in other threads.
         on_alert: told of each as it closes.
         on_count: told twice a second how far the session is.
 
