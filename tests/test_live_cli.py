@@ -513,3 +513,13 @@ def test_delays_of_few_pictures_are_told_with_a_warning(plain: int, said: bool) 
     warnings = live_warnings(result, LiveOptions(max_latency_s=0.1))
     assert bool(warnings) is said
     assert all(f"{plain} of 100 frames" in w and "longer than 100 ms" in w for w in warnings)
+
+
+@pytest.mark.parametrize(
+    ("set_by_s", "says"), [(0.5, ""), (3600, "ahead by 3600 s"), (-60, "back by 60 s")]
+)
+def test_a_clock_that_was_set_meanwhile_is_a_warning(set_by_s: float, says: str) -> None:
+    result = LiveResult(StageDelays(("x",)), started_wall_s=1e9, wall_s=100.0)
+    result.ended_wall_s = 1e9 + 100.0 + set_by_s
+    warnings = live_warnings(result, LiveOptions())
+    assert len(warnings) == bool(says) and says in "".join(warnings)

@@ -79,6 +79,8 @@ class Played:
         self.mode: Mode | None = Mode((48, 64), Fraction(10), "mjpeg", "a test")
         self.source = "a camera"
         self.warnings: list[str] = []
+        self.set_by_s = 0.0
+        """How far the machine's clock was put forward during the session."""
         self.path = folder / "live.report.html"
         self._kit = bundle, engine
 
@@ -109,7 +111,8 @@ class Played:
     def page(self, lasted_s: float) -> Read:
         """What it leaves, when it ends."""
         bundle, engine = self._kit
-        self.result.wall_s = lasted_s
+        self.result.wall_s, self.result.ended_wall_s = lasted_s, BEGAN_S + lasted_s
+        self.result.ended_wall_s += self.set_by_s
         record = live_record(
             self.result,
             command=["live"],
@@ -389,6 +392,15 @@ def test_the_wall_clock_is_that_of_the_place(
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_where_the_clock_was_set_the_end_is_by_the_new_time_and_the_length_as_it_was(
+    played: Played,
+) -> None:
+    played.set_by_s = -3600.0
+    played.frames(0, 4)
+    page = played.page(4)
+    assert says(page, f"Ended {wall_clock(BEGAN_S - 3596)} Lasted 4.0 s")
 
 
 # -- a disk that is full --------------------------------------------------------------------------

@@ -573,3 +573,16 @@ def test_it_ends_when_it_is_told_to(bundle: Bundle) -> None:
             thread.join(PATIENT_S)
     assert live.result is not None and live.result.ended == "stopped"
     assert [a.number for a in live.journal.alerts] == [1], "what was open is closed"
+
+
+def test_its_end_is_by_the_clock_of_then_though_that_was_set_meanwhile(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_clock = time.time
+    with session(bundle) as live:
+        live.feed(DARK)
+        monkeypatch.setattr(time, "time", lambda: true_clock() + 1e6)
+        result = live.end()
+    assert result.ended_wall_s - result.started_wall_s == pytest.approx(
+        1e6 + result.wall_s, abs=PATIENT_S
+    )

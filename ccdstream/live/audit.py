@@ -62,7 +62,7 @@ def live_record(
         "alert_limits": LIMITS,
         "max_latency_s": options.max_latency_s,
         "started": wall_clock(result.started_wall_s),
-        "ended": wall_clock(result.started_wall_s + result.wall_s),
+        "ended": wall_clock(result.ended_wall_s),
         "ended_by": result.ended,
         "counts": counts,
         "dropped": dropped,

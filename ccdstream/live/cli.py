@@ -58,6 +58,9 @@ if TYPE_CHECKING:
 STEM = "live"
 MOST_PLAIN = 0.05
 """Share of pictures without heat from which on the figures need a word."""
+CLOCK_SET_S, CLOCK_DRIFT = 2.0, 0.001
+"""A clock that is further off at the end, in seconds and as a share of the session, was set; twice
+what keeping it right by small steps can make of it."""
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 # the options of live, in groups
@@ -586,15 +589,24 @@ class _Session:
 
 
 def _warnings(result: "LiveResult", options: "LiveOptions") -> list[str]:
-    """What a reader of the figures has to know: delays are those of pictures that were in time."""
-    counts = result.counts
-    if counts.shown_plain <= MOST_PLAIN * counts.shown:
-        return []
-    return [
-        f"{counts.shown_plain} of {counts.shown} frames were shown without heat, some only at "
-        f"first: their analysis took longer than {1000 * options.max_latency_s:.0f} ms. This "
-        "machine is too slow or too busy; a longer --max-latency shows more."
-    ]
+    """What a reader of the figures has to know: delays are those of pictures that were in time,
+    and times of day those of a clock that may be set."""
+    counts, warnings = result.counts, []
+    if counts.shown_plain > MOST_PLAIN * counts.shown:
+        warnings.append(
+            f"{counts.shown_plain} of {counts.shown} frames were shown without heat, some only at "
+            f"first: their analysis took longer than {1000 * options.max_latency_s:.0f} ms. This "
+            "machine is too slow or too busy; a longer --max-latency shows more."
+        )
+    set_by_s = result.ended_wall_s - result.started_wall_s - result.wall_s
+    if abs(set_by_s) > CLOCK_SET_S + CLOCK_DRIFT * result.wall_s:
+        way = "ahead" if set_by_s > 0 else "back"
+        warnings.append(
+            f"this machine's clock went {way} by {abs(set_by_s):.0f} s meanwhile: it was set, or "
+            "the machine slept. Times of day before that may be off by as much; stream time goes "
+            "on without it."
+        )
+    return warnings
 
 
 class _Told:

@@ -410,7 +410,7 @@ def _facts(
             (
                 ("Began", record["started"]),
                 ("Ended", record["ended"]),
-                ("Lasted", _lasted((ended - started).total_seconds())),
+                ("Lasted", _lasted(record["timing"]["wall_s"])),
                 ("Ended by", record["ended_by"]),
                 ("Bound of the delay", _ms(record["max_latency_s"])),
                 ("Captured", f"{rate['captured_per_s']:.1f} frames/s"),

@@ -203,6 +203,8 @@ class LiveResult:
     uninformative: Counter[str] = field(default_factory=Counter)
     """Analysed frames by why they tell nothing; one may have several reasons."""
     started_wall_s: float = 0.0
+    ended_wall_s: float = 0.0
+    """`time.time()`: as far apart as `wall_s` says, unless the clock was set meanwhile."""
     wall_s: float = 0.0
     stream_s: float = 0.0
     """Stream time of the last frame that was analysed."""
@@ -340,7 +342,7 @@ def run_live(
         session.close_alerts(analysis.interrupt())
     session.count()
     on_count(result.counts, result.delays)
-    result.wall_s = time.monotonic() - began_s
+    result.wall_s, result.ended_wall_s = time.monotonic() - began_s, time.time()
     result.stream_s = clock.stream_s
     return result
 
