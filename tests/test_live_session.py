@@ -586,3 +586,19 @@ def test_its_end_is_by_the_clock_of_then_though_that_was_set_meanwhile(
     assert result.ended_wall_s - result.started_wall_s == pytest.approx(
         1e6 + result.wall_s, abs=PATIENT_S
     )
+
+
+def test_what_a_watcher_asks_for_while_it_ends_is_kept(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boards: list[Board] = []
+
+    def leave(*_: object) -> None:  # takes up to a second, where a camera is stuck
+        boards[0].ask(Request("mark", "the end"))
+
+    monkeypatch.setattr(HandCapture, "__exit__", leave)
+    with session(bundle) as live:
+        boards.append(live.board)
+        live.feed(DARK)
+        live.end()
+    assert [event.data for event in live.events if event.kind == "mark"] == [{"note": "the end"}]

@@ -340,6 +340,7 @@ def run_live(
                 session.close_alerts(analysis.interrupt())
                 screen.lost(capture.cause)
         session.close_alerts(analysis.interrupt())
+    session.answer_requests()  # of the time that leaving took
     session.count()
     on_count(result.counts, result.delays)
     result.wall_s, result.ended_wall_s = time.monotonic() - began_s, time.time()
