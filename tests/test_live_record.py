@@ -161,6 +161,22 @@ def test_colour_and_shape_of_pixels_are_told(tmp_path: Path) -> None:
         assert source.sample_aspect_ratio == Fraction(16, 15)
 
 
+def test_a_picture_that_is_larger_than_was_known_gets_the_threads_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    opened: list[tuple[tuple[int, int], int]] = []
+
+    def encoder(coding: Coding) -> X264:
+        opened.append((coding.size, coding.threads))
+        return X264(coding)
+
+    with open_recorder(tmp_path, open_encoder=encoder) as recorder:
+        record(recorder, [0], size=(1080, 1920))
+    assert recorder.failed is None
+    assert opened == [(SIZE, 1), ((1080, 1920), 2)]
+
+
 def test_more_threads_change_nothing_of_what_is_written(tmp_path: Path) -> None:
     with open_recorder(tmp_path, threads=3) as recorder:
         record(recorder, steady(3))

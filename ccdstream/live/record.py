@@ -397,16 +397,16 @@ class Recorder:
             raise ValueError(f"depth must be at least 1, got {depth}")
         height, width = size
         rate = Fraction(rate_hint) if 1 <= rate_hint <= 1000 else Fraction(25)
-        if threads is None:
-            threads = 1 + min(int(height * width * rate / _PIXELS_PER_S), (os.cpu_count() or 1) - 1)
+        size = height + height % 2, width + width % 2
+        self._threads = threads
         self._coding = Coding(
-            (height + height % 2, width + width % 2),
+            size,
             colour,
             Fraction(sample_aspect_ratio),
             rate,
             crf,
             preset,
-            threads,
+            threads or _threads_for(size, rate),
         )
         self.folder = folder
         self.stem = stem
@@ -595,11 +595,13 @@ class Recorder:
         pts = picture.pts
         assert pts is not None
         before = self._coding
+        size = picture.height, picture.width
         coding = replace(
             before,
-            size=(picture.height, picture.width),
+            size=size,
             colour=colour,
             sample_aspect_ratio=ratio or before.sample_aspect_ratio,
+            threads=self._threads or _threads_for(size, before.rate),
         )
         if coding != before:
             self._end_stretch(
@@ -774,6 +776,11 @@ class Recorder:
                 },
             )
         del self._clips[number]
+
+
+def _threads_for(size: tuple[int, int], rate: Fraction) -> int:
+    most = os.cpu_count() or 1
+    return 1 + min(int(size[0] * size[1] * rate / _PIXELS_PER_S), most - 1)
 
 
 def _ticks(seconds: float) -> int:
