@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from queue import SimpleQueue
 from time import monotonic
@@ -283,15 +284,19 @@ def test_a_blocked_connection_that_wakes_brings_the_next_try_forward(
         assert take().frame.y[0, 0] == 2
 
 
-def test_another_size_is_told_and_goes_on() -> None:
+def test_another_size_is_told_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     device, events = Device(["open"]), []
-    with capturing(device, events, timeout_s=LIMIT_S) as (_, take):
+    with capturing(device, events, timeout_s=LIMIT_S) as (capture, take):
         device.give(0, frame(1))
         take()
+        mode = replace(Device.Opened.mode, size=(8, 10), sample_aspect_ratio=Fraction(4, 3))
+        monkeypatch.setattr(Device.Opened, "mode", mode)
         device.give(0, frame(2, size=(8, 10)))
         assert take().frame.size == (8, 10)
+        assert capture.mode == mode
     assert events[-1].kind == "size_changed"
-    assert events[-1].data == {"before": (4, 6), "after": (8, 10)}
+    ratio = "4/3"
+    assert events[-1].data == {"before": (4, 6), "after": (8, 10), "sample_aspect_ratio": ratio}
 
 
 # --- the end -------------------------------------------------------------------------------------

@@ -12,11 +12,14 @@ from typing import Any
 import av
 import pytest
 
+from ccdstream.console import Bar
 from ccdstream.live.board import Board, Request
 from ccdstream.live.cli import _seconds, _size, _stem
+from ccdstream.live.cli import _Told as Told
 from ccdstream.live.cli import _warnings as live_warnings
 from ccdstream.live.latency import StageDelays
 from ccdstream.live.record import Recorder
+from ccdstream.live.records import Event
 from ccdstream.live.session import Counts, LiveOptions, LiveResult
 from tests.bundles import write_toy_bundle
 from tests.commands import (
@@ -523,3 +526,18 @@ def test_a_clock_that_was_set_meanwhile_is_a_warning(set_by_s: float, says: str)
     result.ended_wall_s = 1e9 + 100.0 + set_by_s
     warnings = live_warnings(result, LiveOptions())
     assert len(warnings) == bool(says) and says in "".join(warnings)
+
+
+def test_the_page_is_told_of_another_size_with_the_shape_of_its_pixels(tmp_path: Path) -> None:
+    board = Board()
+    told = Told(
+        Bar("frame"), print, board, "x", tmp_path,
+        bound_s=0.1, silent=True, as_json=False, log_json=False,
+    )  # fmt: skip
+    about = {"rate": 25.0, "pixel_format": "h264", "through": "FFmpeg udp"}
+    about |= {"size": (576, 720), "sample_aspect_ratio": "16/15"}
+    told.event(Event("connected", 0.0, 0.0, about))
+    sizes = {"before": (576, 720), "after": (720, 1280)}
+    told.event(Event("size_changed", 0.0, 1.0, {**sizes, "sample_aspect_ratio": "1"}))
+    mode = "1280x720, 25 frames/s, h264, through FFmpeg udp"
+    assert board.facts() == {"mode": mode, "sample_aspect_ratio": 1.0}

@@ -202,17 +202,19 @@ def test_a_stream_whose_packets_hold_parts_of_pictures_is_opened_again(tmp_path:
             assert [index_of(frame.y) for frame in frames] == list(range(12))
 
 
-def test_another_size_in_mid_stream_comes_out_as_it_is(tmp_path: Path) -> None:
+def test_another_size_in_mid_stream_comes_out_as_it_is_with_its_own_pixels(tmp_path: Path) -> None:
     data = remuxed(
         [
-            mpegts(tmp_path / "a.ts", frames=10, size=(48, 64)),
-            mpegts(tmp_path / "b.ts", frames=10, size=(64, 96)),
+            mpegts(tmp_path / "a.ts", frames=10, size=(48, 64), aspect="16/15"),
+            mpegts(tmp_path / "b.ts", frames=10, size=(64, 96), aspect="1/1"),
         ]
     )
-    with serving(sends(data)) as port:
-        frames, _ = frames_of(stream_at(f"tcp://127.0.0.1:{port}"))
-    sizes = [frame.size for frame in frames]
-    assert sizes == [(48, 64)] * 10 + [(64, 96)] * 10
+    seen = []
+    with serving(sends(data)) as port, stream_at(f"tcp://127.0.0.1:{port}").connect() as stream:
+        while (frame := stream.read()) is not None:
+            seen.append((frame.size, stream.mode.size, stream.mode.sample_aspect_ratio))
+    before, after = (48, 64), (64, 96)
+    assert seen == [(before, before, Fraction(16, 15))] * 10 + [(after, after, Fraction(1))] * 10
 
 
 def test_an_interlaced_stream_becomes_progressive_frame_for_frame(

@@ -99,7 +99,8 @@ class Capture:
         on_event: told what happened, in order, by `newest` and on leaving, in the caller's own
             thread. Events: connected (connection, source, size, rate, pixel_format, through,
             sample_aspect_ratio),
-            gap_opened (cause), gap_closed (cause, start_s, end_s), size_changed (before, after).
+            gap_opened (cause), gap_closed (cause, start_s, end_s), size_changed (before, after,
+            sample_aspect_ratio).
     """
 
     def __init__(
@@ -296,7 +297,7 @@ class Capture:
                     if frame is None:
                         finished, cause = True, "the stream ended"
                         break
-                    wanted = self._deliver(attempt, frame)
+                    wanted = self._deliver(attempt, frame, connection.mode)
                     del frame  # or it would be kept while the next one is waited for
         except SourceLost as lost:
             cause = str(lost)
@@ -317,7 +318,7 @@ class Capture:
     def _wants(self, attempt: _Attempt) -> bool:
         return attempt.wanted and not self._leaving
 
-    def _deliver(self, attempt: _Attempt, frame: Frame) -> bool:
+    def _deliver(self, attempt: _Attempt, frame: Frame, mode: Mode) -> bool:
         """Put `frame` into the slot; False where nobody wants it, nor another. Without the lock."""
         at_s, wall_s = time.monotonic(), time.time()
         with self._changed:
@@ -325,6 +326,7 @@ class Capture:
                 return False
             attempt.since_s = self._waiting_since_s = at_s
             attempt.frames += 1
+            attempt.mode = self._mode = mode
             before = self._last
             if before is None:
                 self._began_s = at_s
@@ -341,7 +343,12 @@ class Capture:
                 gap, self._gap = replace(self._gap, end_s=stamped.seconds), None
                 self._note("gap_closed", start_s=gap.start_s, end_s=gap.end_s, cause=gap.cause)
             if before is not None and before[1] != stamped.size:
-                self._note("size_changed", before=before[1], after=stamped.size)
+                self._note(
+                    "size_changed",
+                    before=before[1],
+                    after=stamped.size,
+                    sample_aspect_ratio=str(mode.sample_aspect_ratio),
+                )
             self._captured += 1
             self._dropped += self._slot is not None
             self._slot = captured
@@ -354,7 +361,6 @@ class Capture:
     def _connected(self, attempt: _Attempt) -> None:
         mode = attempt.mode
         assert mode is not None
-        self._mode = mode
         self._connections += 1
         self._backoff.reset()
         self._note(

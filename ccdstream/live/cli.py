@@ -639,6 +639,7 @@ class _Told:
         self._as_json = as_json
         self._log_json = log_json
         self._headed = False
+        self._negotiated: dict[str, Any] = {}
         self._last = (time.monotonic(), 0)
 
     def started(self, bundle: "Bundle", engine: "SelectedEngine", urls: Sequence[str]) -> None:
@@ -664,9 +665,10 @@ class _Told:
         data = event.data
         if event.kind == "connected":
             first, self.connected = not self.connected, True
-            mode = _mode(data)
-            pixel = float(Fraction(data["sample_aspect_ratio"]))
-            self._board.tell({"mode": mode, "sample_aspect_ratio": pixel})
+            mode = self._tell_mode(data)
+        elif event.kind == "size_changed":
+            pixel = data["sample_aspect_ratio"]
+            self._tell_mode({"size": data["after"], "sample_aspect_ratio": pixel})
         if self._silent or event.kind not in self._SAID:
             return
         match event.kind:
@@ -689,6 +691,14 @@ class _Told:
                 (height, width) = data["after"]
                 text = f"the picture is {width}x{height} now"
         self._bar.aside(lambda: say(text))
+
+    def _tell_mode(self, news: Mapping[str, Any]) -> str:
+        """What is negotiated by now, for the page too, from what is new of it."""
+        self._negotiated |= news
+        pixel = float(Fraction(self._negotiated["sample_aspect_ratio"]))
+        mode = _mode(self._negotiated)
+        self._board.tell({"mode": mode, "sample_aspect_ratio": pixel})
+        return mode
 
     def alert(self, alert: "Alert") -> None:
         """Print an alert that has closed: this is data."""

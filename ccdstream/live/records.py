@@ -46,7 +46,8 @@ class Connection(Protocol):
     """An open source."""
 
     @property
-    def mode(self) -> Mode: ...
+    def mode(self) -> Mode:
+        """What it delivers, as of the frame that was read last."""
 
     def read(self) -> Frame | None:
         """The next frame, on the source's own clock and of any size; None at its end.

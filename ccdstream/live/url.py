@@ -31,8 +31,9 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from fractions import Fraction
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import av
 import av.device
@@ -150,15 +151,17 @@ class _Stream:
             self._video.guessed_rate, Fraction(0)
         )
         orientation = Orientation.of(first)
-        sar = exact(self._video.sample_aspect_ratio, Fraction(1))
-        sar = sar if Fraction(1, 10) <= sar <= 10 else Fraction(1)
+        self._kind = self._kind_of(first)
         self.mode = Mode(
             size=orientation.size((first.height, first.width)),
             rate=rate if 0 < rate <= 1000 else None,
             pixel_format=_pixel_format(self._video, first),
             through=through,
-            sample_aspect_ratio=1 / sar if orientation.transpose else sar,
+            sample_aspect_ratio=_pixel(self._video.sample_aspect_ratio, orientation),
         )
+
+    def _kind_of(self, decoded: VideoFrame) -> tuple[int, int, Any]:
+        return decoded.height, decoded.width, self._video.codec_context.sample_aspect_ratio
 
     def read(self) -> Frame | None:
         """The next frame; None at the end.
@@ -183,6 +186,13 @@ class _Stream:
         pts = decoded.pts if decoded.pts is not None else self._last_pts + 1
         self._last_pts = pts
         orientation = Orientation.of(decoded)
+        if (kind := self._kind_of(decoded)) != self._kind:  # the sender changed it
+            self._kind = kind
+            self.mode = replace(
+                self.mode,
+                size=orientation.size((decoded.height, decoded.width)),
+                sample_aspect_ratio=_pixel(kind[2], orientation),
+            )
         picture = self._deinterlacer.of(decoded)
         colour = colour_of(picture)
         try:
@@ -232,6 +242,13 @@ class _Stream:
         if isinstance(error, av.error.ExitError) and self._timeout_s is not None:
             return SourceLost(f"no data for {self._timeout_s:.1f} s")
         return SourceLost(reason_of(error).lower())
+
+
+def _pixel(told: Any, orientation: Orientation) -> Fraction:
+    """Width of a pixel by its height, upright; 1 for what cannot be."""
+    sar = exact(told, Fraction(1))
+    sar = sar if Fraction(1, 10) <= sar <= 10 else Fraction(1)
+    return 1 / sar if orientation.transpose else sar
 
 
 def _best_video(container: InputContainer) -> VideoStream:
