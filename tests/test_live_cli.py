@@ -20,7 +20,7 @@ from ccdstream.live.cli import _warnings as live_warnings
 from ccdstream.live.latency import StageDelays
 from ccdstream.live.record import Recorder
 from ccdstream.live.records import Event
-from ccdstream.live.session import Counts, LiveOptions, LiveResult
+from ccdstream.live.session import Counts, LiveOptions, LiveResult, run_live
 from tests.bundles import write_toy_bundle
 from tests.commands import (
     SIZE,
@@ -250,6 +250,22 @@ def live_unheard(
     """A session whose stdout or stderr cannot be written."""
     session = ("live", "--device", clip, "--pace", "-o", out, "--model", toy, *more)
     return outcome(*session, "--max-latency", "60s", cwd=out.parent, **unwritable)
+
+
+def test_a_disk_that_is_gone_at_the_end_is_told_and_the_exit_is_1(
+    toy: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def unplugged(*arguments: Any, **more: Any) -> LiveResult:
+        result = run_live(*arguments, **more)
+        out.rename(tmp_path / "elsewhere")
+        return result
+
+    monkeypatch.setattr("ccdstream.live.session.run_live", unplugged)
+    result = live(toy, clip, out, "--pace")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert f"error: results: cannot list {out}: No such file" in result.stderr
 
 
 @pytest.mark.parametrize("why", ["full", "gone"])

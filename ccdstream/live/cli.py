@@ -430,6 +430,12 @@ class _Session:
                     failures.look(name, part, has_event=name in (OVERLAY, SOURCE))
         if journal.failed:
             failures.add("journal", journal.failed, has_event=True)
+        try:
+            outputs = _new_files(self.folder, before)
+        except OSError as error:  # the disk was unplugged, or the folder moved
+            outputs = []
+            why = f"cannot list {show_path(self.folder)}: {error.strerror or error}."
+            self._unwritten(failures, "results", why)
         record = live_record(
             result,
             command=self.command,
@@ -441,7 +447,7 @@ class _Session:
             options=self.options,
             gaps=log.gaps,
             warnings=_warnings(result, self.options),
-            outputs=_new_files(self.folder, before),
+            outputs=outputs,
             recording=self.recording.as_dict(),
         )
         page_path = self.folder / f"{STEM}.report.html"
