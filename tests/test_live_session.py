@@ -542,11 +542,12 @@ def test_an_engine_that_fails_ends_the_session_with_its_error(bundle: Bundle) ->
 
     engine = Breaks()
     with session(bundle, engine) as live:
-        live.feed(DARK)
+        live.feed(BRIGHT)
         engine.broken = True
         live.capture.arrive(grey(DARK))
         with pytest.raises(EngineError, match="the device is gone"):
             live.end()
+    assert [a.number for a in live.journal.alerts] == [1], "what was open is closed"
 
 
 def test_a_drawing_that_fails_ends_the_session_with_its_error(

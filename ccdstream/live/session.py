@@ -14,7 +14,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
@@ -309,7 +309,9 @@ def run_live(
     duration_s = math.inf if options.duration_s is None else options.duration_s
     ends_s = math.inf
     kind: tuple[int, tuple[int, int]] | None = None
-    with screen, capture, _short_pauses():
+    with screen, capture, _short_pauses(), ExitStack() as ending:
+        # also where it fails: an alert that was open is kept
+        ending.callback(lambda: session.close_alerts(analysis.interrupt()))
         while not result.ended:
             screen.check()
             now_s = time.monotonic()
@@ -339,7 +341,6 @@ def run_live(
                     ends_s = min(ends_s, now_s + duration_s)
                 session.close_alerts(analysis.interrupt())
                 screen.lost(capture.cause)
-        session.close_alerts(analysis.interrupt())
     session.answer_requests()  # of the time that leaving took
     session.count()
     on_count(result.counts, result.delays)
