@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +329,24 @@ def test_no_more_than_a_few_may_watch() -> None:
             late.hear()
         told = refused.value.rcvd
         assert told is not None and told.code == 1013 and "watch already" in told.reason
+
+
+def test_connections_that_say_nothing_do_not_use_up_the_files_of_the_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serve, "MOST_CONNECTIONS", 3)
+    with Watch(Board(), token="abcdefgh1234") as watch, ExitStack() as open_ones:
+        address = watch.url.removeprefix("http://").partition("/")[0]
+        host, port = address.split(":")
+        idle = [
+            open_ones.enter_context(socket.create_connection((host, int(port)), 30))
+            for _ in range(4)
+        ]
+        with suppress(ConnectionResetError):
+            assert idle[3].recv(1) == b"", "one too many is hung up on"
+        idle[0].sendall(f"GET / HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+        assert idle[0].recv(12) == b"HTTP/1.1 403", "and the others are answered"
+    assert watch.failed is None
 
 
 def test_what_the_page_measures_is_counted() -> None:

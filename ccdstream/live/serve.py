@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
 MOST_WATCHERS = 16
+MOST_CONNECTIONS = 8 * MOST_WATCHERS
+"""Open at a time, whoever made them: a browser has up to seven. Each is an open file of the
+session's process, which needs some for its recordings."""
 LONGEST_NOTE = 200
 """Characters of a note that are kept."""
 HEARTBEAT_S = 0.5
@@ -146,6 +149,13 @@ class Watch:
             RuntimeError: the server does not start.
         """
         import uvicorn
+        from uvicorn.protocols.http.h11_impl import H11Protocol
+
+        class Few(H11Protocol):
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+                super().connection_made(transport)
+                if len(self.connections) > MOST_CONNECTIONS:
+                    transport.abort()
 
         self._socket, loopback = _listen(self._host, self._port)
         if not loopback and self._token is None:
@@ -167,7 +177,7 @@ class Watch:
             ws_ping_interval=5.0,
             ws_ping_timeout=5.0,
             loop="asyncio",
-            http="h11",
+            http=Few,
             lifespan="on",
             log_config=None,
             log_level="error",
