@@ -248,6 +248,17 @@ def test_a_signal_that_is_still_lost_at_the_end_is_lost_up_to_there(played: Play
     assert says(page, "Signal lost 6.1 s 1 time")
 
 
+def test_a_signal_that_is_lost_after_the_very_first_picture_is_not_lost_before_it(
+    played: Played,
+) -> None:
+    played.frames(0, 0.1)
+    played.happens("gap_opened", 2.0, start_s=0.0, cause="unplugged")
+    page = played.page(60)
+    assert data_of(played.path)["gaps"] == [[0.0, 60.0]]
+    assert says(page, "Signal lost 1:00 1 time")
+    assert not says(page, "before the first picture")
+
+
 def test_where_heat_came_too_late_a_band_lies_under_the_line(played: Played) -> None:
     played.frames(0, 8)
     for kind, at_s in (("lag_opened", 1.0), ("lag_closed", 3.0), ("lag_opened", 6.0)):
@@ -262,12 +273,12 @@ def test_where_heat_came_too_late_a_band_lies_under_the_line(played: Played) -> 
 
 def test_a_session_without_a_picture_says_so(played: Played) -> None:
     played.mode = None
-    played.happens("gap_opened", 0.5, start_s=0.0, cause="connection refused")
+    played.happens("gap_opened", 0.0, start_s=0.0, cause="connection refused")
     page = played.page(3)
     text = words(page)
     assert "no picture came from the source" in text and "No frame was analysed." in text
     assert "connection refused" in text and "before the first picture" in text
-    assert says(page, "Signal lost 2.5 s 1 time")
+    assert says(page, "Signal lost 3.0 s 1 time")
     assert "Nothing stayed" not in text
 
 

@@ -92,6 +92,8 @@ class _Lost:
     start_s: float
     cause: str
     began_wall_s: float
+    pictured: bool
+    """Whether a picture came before it."""
     end_s: float | None = None
     ended_wall_s: float | None = None
 
@@ -159,7 +161,9 @@ class Story:
             case "mark" | "snapshot":
                 self.moments.add(event)
             case "gap_opened":
-                self._gap = _Lost(data["start_s"], data["cause"], event.wall_s)
+                self._gap = _Lost(
+                    data["start_s"], data["cause"], event.wall_s, pictured=event.stream_s > 0
+                )
                 self.gaps.add(self._gap)
             case "gap_closed" if self._gap is not None:
                 gap, self._gap = self._gap, None
@@ -193,7 +197,7 @@ class Story:
         gap, self._gap = self._gap, None
         if gap is None:
             return 0.0
-        end_s = max(wall_s - self.wall_of(0.0), gap.start_s) if gap.start_s else 0.0
+        end_s = max(wall_s - self.wall_of(0.0), gap.start_s) if gap.pictured else 0.0
         self._close(gap, end_s, wall_s)
         return end_s
 
@@ -337,8 +341,8 @@ def _listings(story: Story) -> Sequence[Listing]:
             ("Time", "Wall clock", "Lasted", "Cause"),
             [
                 [
-                    Moment(gap.start_s) if gap.start_s else "before the first picture",
-                    _clock(story.wall_of(gap.start_s) if gap.start_s else gap.began_wall_s),
+                    Moment(gap.start_s) if gap.pictured else "before the first picture",
+                    _clock(story.wall_of(gap.start_s) if gap.pictured else gap.began_wall_s),
                     _lasted(gap.lasted_s()),
                     gap.cause,
                 ]
