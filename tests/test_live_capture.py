@@ -299,6 +299,29 @@ def test_another_size_is_told_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
     assert events[-1].data == {"before": (4, 6), "after": (8, 10), "sample_aspect_ratio": ratio}
 
 
+def test_listeners_get_frames_in_order_though_one_held_up_a_connection_that_is_given_up() -> None:
+    # what comes after these two does not open before the end
+    device = Device(["open", "open", *(threading.Event() for _ in range(8))])
+    held, both = threading.Event(), threading.Event()
+    heard: list[int] = []
+
+    def listener(captured: Captured) -> None:
+        assert captured.number or held.wait(LIMIT_S)
+        heard.append(captured.number)
+        if len(heard) == 2:
+            both.set()
+
+    with capturing(device, []) as (capture, take):
+        capture.listen(listener)
+        device.give(0, frame(1))
+        device.give(1, frame(2))
+        while take().number < 1:
+            pass
+        held.set()
+        assert both.wait(LIMIT_S)
+    assert heard == [0, 1]
+
+
 # --- the end -------------------------------------------------------------------------------------
 
 

@@ -119,6 +119,8 @@ class Capture:
         self._backoff = Backoff(first_retry_s, longest_retry_s)
         self._on_event = on_event
         self._listeners: list[Callable[[Captured], object]] = []
+        self._handing = threading.Lock()  # to the listeners, in order
+        self._handed = -1  # number of the last one
         self._changed = threading.Condition()
         self._events: deque[Event] = deque()
         self._slot: Captured | None = None
@@ -354,8 +356,11 @@ class Capture:
             self._slot = captured
             listeners = list(self._listeners)
             self._changed.notify_all()
-        for listener in listeners:
-            listener(captured)
+        with self._handing:
+            if captured.number > self._handed:  # else a newer connection has overtaken this one
+                self._handed = captured.number
+                for listener in listeners:
+                    listener(captured)
         return True
 
     def _connected(self, attempt: _Attempt) -> None:
