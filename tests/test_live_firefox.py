@@ -10,7 +10,7 @@ from ccdstream.live.records import Status
 from ccdstream.live.serve import Watch
 from tests.browser import FIREFOX, FirefoxTab, firefox
 from tests.live_feed import FACTS, Feed
-from tests.test_live_page import MESSAGES_STAY, PICTURE, SLOW, asked, card, kind_is
+from tests.test_live_page import MESSAGES_STAY, PICTURE, SLOW, asked, card, faults, kind_is
 
 pytestmark = pytest.mark.skipif(FIREFOX is None, reason="no Firefox")
 
@@ -46,7 +46,7 @@ def test_picture_and_line_move_and_nothing_is_refused(tab: FirefoxTab, feed: Fee
         assert tab.run("picture.hidden")
         feed.status = None
         tab.until(PICTURE)
-        assert tab.errors == []
+        assert faults(tab) == []
 
 
 def test_keys_mark_note_keep_and_mute(tab: FirefoxTab, feed: Feed) -> None:
@@ -68,7 +68,7 @@ def test_keys_mark_note_keep_and_mute(tab: FirefoxTab, feed: Feed) -> None:
             tab.until(
                 f"document.getElementById('sound').getAttribute('aria-pressed') === '{state}'"
             )
-        assert tab.errors == []
+        assert faults(tab) == []
 
 
 def test_an_alert_is_shown_and_listed(tab: FirefoxTab, feed: Feed) -> None:
