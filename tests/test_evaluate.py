@@ -185,6 +185,17 @@ def test_alert_rate_is_the_share_at_0_95_of_the_bundles_own_calibration(plain: P
     assert rates["normal"]["value"] == 0.25 and rates["calibration"]["value"] == 0.0
 
 
+def test_no_alert_among_few_frames_is_not_told_as_certain(plain: Plain) -> None:
+    rates = plain.evaluation["alerts"]["rates"]
+    page = (plain.out / "evaluation.html").read_text(encoding="utf-8")
+
+    for name, high, told in (("calibration", 0.3694, "36.9"), ("polyp", 0.5218, "52.2")):  # 8, 5
+        assert (rates[name]["value"], rates[name]["low"]) == (0.0, 0.0)
+        assert rates[name]["high"] == pytest.approx(high, abs=1e-4)
+        assert f"0.0 % (0.0-{told})" in table(plain.evaluation)
+        assert f"0.0 to {told} %" in page
+
+
 def test_cells_that_count_are_the_runtimes(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     original = module._score

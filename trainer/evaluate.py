@@ -2,7 +2,8 @@
 
 In: a data folder (`trainer.data`), a bundle and an engine that runs it. Out: a document of figures
 that JSON holds, a table for people, and, in a folder if asked, a page, the score of every image and
-a picture of maps. What is measured, each with a 95 % bootstrap interval over near-duplicate groups:
+a picture of maps. What is measured, each with a 95 % interval over near-duplicate groups
+(`trainer.metrics`):
 
     image AUROC, AP    raw scores of normal test images against each set of abnormal ones, all, and
                        only those with the position box on both sides
@@ -57,9 +58,8 @@ from trainer.metrics import (
     auroc,
     average_precision,
     estimate,
-    estimate_weighted,
+    estimate_rate,
     largest_component,
-    weighted_mean,
 )
 
 FORMAT = "ccdstream-evaluation"
@@ -230,11 +230,7 @@ def evaluate(
         "alerts": {
             "fraction": ALERT_FRACTION,
             "rates": {
-                name: asdict(
-                    estimate_weighted(
-                        weighted_mean(_alerts(scores)), scores.groups, resamples=resamples
-                    )
-                )
+                name: asdict(estimate_rate(_alerts(scores), scores.groups, resamples=resamples))
                 for name, scores in scored.items()
             },
         },
@@ -312,7 +308,8 @@ def table(evaluation: Evaluation) -> str:
         lines += ["", *evaluation["notes"]]
     lines += [
         "",
-        "In brackets: 95 % intervals over near-duplicate groups. IoU and Dice: largest connected "
+        "In brackets: 95 % intervals over near-duplicate groups, of a bootstrap; those of alert "
+        "rates of 0 and 100 % are the exact binomial ones. IoU and Dice: largest connected "
         f"part above the {evaluation['pixel']['quantile']:.2f} quantile of calibration pixels. "
         "Oracle: above the set's own best threshold, chosen with the masks; not a figure to quote. "
         f"Paper's groups: five of {PAPER_GROUP_IMAGES} images or fewer, mean and deviation.",

@@ -346,7 +346,8 @@ def _gallery(examples: Iterable[Examples]) -> str:
 def _notes(evaluation: Evaluation) -> str:
     notes = [
         *evaluation["notes"],
-        "Intervals are 95 %, of a bootstrap that draws whole groups of near-duplicates.",
+        "Intervals are 95 %, of a bootstrap that draws whole groups of near-duplicates; of alert "
+        "rates of 0 and 100 % the exact binomial ones (Clopper-Pearson) on the number of groups.",
         "Pixels are those of the 256x256 view that are valid; lesion masks are cut to the view "
         "likewise.",
         "No patient is known in such sets: frames of one procedure may lie on both sides of a "
