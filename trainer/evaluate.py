@@ -9,8 +9,9 @@ a picture of maps. What is measured, each with a 95 % interval over near-duplica
                        only those with the position box on both sides
     pixel figures      of maps against lesion masks (`trainer.localisation`); the threshold of IoU
                        and Dice is the 0.90 quantile of calibration pixels: no lesion had a say
-    alert rates        share of images whose calibrated score is 0.95 or more, which 5 % of the
-                       bundle's own calibration frames reach
+    alert rates        share of images whose calibrated score is 0.95 or more, which about 5 % of
+                       the frames reach that the bundle was calibrated on; "calibration" are those
+                       of the data folder, which may be others
 
 Pixels are those of the 256x256 view that are valid; lesion masks are cut to the view likewise. A
 lesion that no valid pixel shows cannot be found: it is counted and left out. A "set" is the first
