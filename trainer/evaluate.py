@@ -41,9 +41,18 @@ from ccdstream.fuse import Calibration
 from ccdstream.score import mask_map, not_finite
 from ccdstream.view import Profile, map_to_image, mask_to_view, whole_frame
 from trainer.baselines import centre_map, image_baselines, red_map, surfaces
-from trainer.data import Dataset, Item, Views, content_hash, load_views, read_mask, survey
+from trainer.data import (
+    Dataset,
+    Item,
+    Views,
+    content_hash,
+    file_hash,
+    load_views,
+    read_mask,
+    survey,
+)
 from trainer.evaluation_page import Example, Examples, contact_sheet, draw, page
-from trainer.items import counted
+from trainer.items import are, counted, named
 from trainer.localisation import (
     FIGURES,
     PAPER_GROUP_IMAGES,
@@ -176,6 +185,12 @@ def evaluate(
     if out is not None and not overwrite:
         _refuse_existing(out)
     dataset, problems = survey(data)
+    if _holds_test_alone(dataset):
+        raise DataError(
+            f"{show_path(dataset.folder)} holds test/ but no train/. An evaluation also needs "
+            "normal frames that are not in test/: put them into train/ beside it; a part of them "
+            "calibrates, unless there is a calibration/ too."
+        )
     if not dataset.test and all(problem.kind in ("empty", "few") for problem in problems):
         raise _no_test_images(dataset)  # before any word on train: an evaluation is about these
     if problems:
@@ -193,6 +208,9 @@ def evaluate(
     thresholds = {name: _pixel_threshold(scored["calibration"], name) for name in _MAPS}
     marked = {name: _mark(scored[name], thresholds, at(f"pixels of {name}")) for name in abnormal}
     everything, boxed = _image_baselines(dataset, scored, abnormal, at)
+    image = {
+        name: _image_figures(scored.get("normal"), scored[name], resamples) for name in abnormal
+    }
     evaluation: Evaluation = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -216,10 +234,12 @@ def evaluate(
             "test_sha256": content_hash([item for items in sets.values() for item in items]),
         },
         "counts": {name: len(scores) for name, scores in scored.items()},
-        "notes": _notes(dataset, bundle, sets, marked),
-        "image": {
-            name: _image_figures(scored.get("normal"), scored[name], resamples) for name in abnormal
-        },
+        "notes": [
+            *_above_no_baseline(image, everything),
+            *_also_trained_on(dataset, sets),
+            *_notes(dataset, bundle, sets, marked),
+        ],
+        "image": image,
         "pixel": {
             "quantile": PIXEL_QUANTILE,
             "pro_fpr": PRO_FPR,
@@ -359,6 +379,14 @@ def _no_test_images(dataset: Dataset) -> DataError:
         f"{show_path(dataset.folder)} has no test images, and an evaluation needs labelled ones. "
         "List them in an index.csv, or put them into test/normal/ and test/abnormal/."
     )
+
+
+def _holds_test_alone(dataset: Dataset) -> bool:
+    """Whether all images lie below test/, so that they were taken for ones to train on."""
+    test = dataset.folder / "test"
+    below = [item.path.is_relative_to(test) for item in dataset.items]
+    others = any((dataset.folder / name).exists() for name in ("train", "index.csv"))
+    return bool(below) and all(below) and not others
 
 
 def _score(
@@ -541,6 +569,43 @@ def _pixel_figures(scores: Scores, marked: Marked, resamples: int) -> dict[str, 
             for name in _MAPS
         },
     }
+
+
+def _above_no_baseline(
+    image: Mapping[str, Mapping[str, Any]],
+    baselines: Mapping[str, Mapping[str, float | None] | None],
+) -> list[str]:
+    notes = []
+    for name, measured in image.items():
+        known = [value for value in (baselines[name] or {}).values() if value is not None]
+        if not measured["all"] or not known:
+            continue
+        own = measured["all"]["auroc"]["value"]
+        if own <= min(known):
+            notes.append(f"{name}: image AUROC {own:.3f} lies above no baseline.")
+    return notes
+
+
+def _also_trained_on(dataset: Dataset, sets: Mapping[str, list[Item]]) -> list[str]:
+    """A note on test frames that are byte for byte frames of train or calibration."""
+    tested = [item for items in sets.values() for item in items]
+    normal = [*dataset.train, *dataset.calibration]
+    of_file = {path: file_hash(path) for path in {item.path for item in (*tested, *normal)}}
+    splits: dict[tuple[str, int | None], set[str]] = {}
+    for item in normal:
+        splits.setdefault((of_file[item.path], item.pts), set()).add(item.split)
+    again = [item for item in tested if (of_file[item.path], item.pts) in splits]
+    if not again:
+        return []
+    used = set().union(*(splits[of_file[item.path], item.pts] for item in again))
+    words = {"train": "training", "calibration": "calibration"}
+    what = " or ".join(word for split, word in words.items() if split in used)
+    frames = f"a {what} frame" if len(again) == 1 else f"{what} frames"
+    names = named([item.path.relative_to(dataset.folder) for item in again])
+    return [
+        f"{counted(len(again), 'test frame')} {are(len(again))} also {frames} of this folder: "
+        f"{names}."
+    ]
 
 
 def _notes(
