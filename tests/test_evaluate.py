@@ -185,6 +185,16 @@ def test_alert_rate_is_the_share_at_0_95_of_the_bundles_own_calibration(plain: P
     assert rates["normal"]["value"] == 0.25 and rates["calibration"]["value"] == 0.0
 
 
+def test_no_alert_among_few_frames_is_not_told_as_certain(plain: Plain) -> None:
+    rate = plain.evaluation["alerts"]["rates"]["calibration"]  # none of 8
+    page = (plain.out / "evaluation.html").read_text(encoding="utf-8")
+
+    assert (rate["value"], rate["low"]) == (0.0, 0.0)
+    assert rate["high"] == pytest.approx(0.3694, abs=1e-4)
+    assert "0.0 % (0.0-36.9)" in table(plain.evaluation)
+    assert "0.0 to 36.9 %" in page
+
+
 def test_cells_that_count_are_the_runtimes(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     original = module._score
@@ -339,6 +349,45 @@ def test_groups_that_are_also_in_training_are_named(folder: Folder) -> None:
     assert any(note.startswith("1 of 5 unclean images shares a group") for note in notes)
 
 
+def test_test_frames_that_are_also_training_frames_are_named(tmp_path: Path) -> None:
+    made = Folder(tmp_path / "data")
+    made.add("normal/test/0.png", flat(103))  # as train/3.png and calibration/3.png
+    made.add("normal/test/1.png", flat(60))
+    Image.fromarray(flat(61)).save(made.path / "normal" / "train" / "3.png")
+
+    evaluation = measure(made, tmp_path / "out")
+
+    note = "1 test frame is also a calibration frame of this folder: normal/test/0.png."
+    assert note in evaluation["notes"] and note in table(evaluation)
+    assert note in (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+    made.add("normal/test/2.png", flat(61))
+    assert (
+        "2 test frames are also training or calibration frames of this folder: "
+        "normal/test/0.png, normal/test/2.png."
+    ) in measure(made)["notes"]
+
+
+def test_frames_that_are_nowhere_else_are_not_named(tmp_path: Path) -> None:
+    made = Folder(tmp_path / "data")
+    made.add("normal/test/1.png", flat(60))
+
+    assert not any("also a" in note for note in measure(made)["notes"])
+
+
+def test_a_model_above_no_baseline_is_told_so(plain: Plain, tmp_path: Path) -> None:
+    made = Folder(tmp_path / "data")
+    for number in range(4):
+        made.add(f"normal/test/{number}.png", flat(220 + number))
+        made.add_lesion(f"p{number}", disc((84, 30 + number)), lesion=110)  # darker than normal
+
+    evaluation = measure(made, tmp_path / "out")
+
+    note = "polyp: image AUROC 0.000 lies above no baseline."
+    assert note in evaluation["notes"] and note in table(evaluation)
+    assert note in (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+    assert not any("above no baseline" in note for note in plain.evaluation["notes"])
+
+
 def test_bundle_that_was_trained_on_this_folder_is_known(plain: Plain, folder: Folder) -> None:
     from trainer.data import content_hash, find_data
 
@@ -484,7 +533,8 @@ def test_table_tells_the_figures(plain: Plain) -> None:
     assert any(line.startswith("IoU, oracle threshold   ") for line in lines)
     assert any(line.startswith("IoU, paper's groups") and " ± " in line for line in lines)
     assert any(line.startswith("alerts at 0.95: normal") and "25.0 %" in line for line in lines)
-    assert max(len(line) for line in lines if not line.startswith(("The ", "In ", "made"))) < 100
+    told = [line for line in lines if line not in plain.evaluation["notes"]]
+    assert max(len(line) for line in told if not line.startswith(("In ", "made"))) < 100
 
 
 def test_progress_reaches_the_end_of_every_step(folder: Folder) -> None:
@@ -557,6 +607,17 @@ def test_what_an_evaluation_lacks_is_said_before_what_a_training_would(tmp_path:
 
     with pytest.raises(DataError, match=r"has no test images, and an evaluation needs labelled"):
         evaluate(tmp_path, bundle(), Brightness())
+
+
+def test_test_folders_alone_are_told_what_an_evaluation_needs_beside_them(tmp_path: Path) -> None:
+    save_many(tmp_path / "test" / "normal", range(3))
+    save_many(tmp_path / "test" / "polyp", range(3, 6))
+
+    with pytest.raises(DataError) as refused:
+        evaluate(tmp_path, bundle(), Brightness())
+
+    assert "holds test/ but no train/" in str(refused.value)
+    assert "to train on" not in str(refused.value)
 
 
 class NotFinite(Brightness):

@@ -235,6 +235,14 @@ def test_without_abnormal_images_alert_rates_are_left(scores: Any) -> None:
     assert "alert rates only" in text and "<polyline" not in text
 
 
+def test_calibration_frames_are_the_folders_and_promise_no_rate() -> None:
+    text = made()
+
+    assert "by construction" not in text
+    assert "about 5 % of the frames that the bundle was calibrated on" in text
+    assert "calibration frames of the data folder, which may be others" in text
+
+
 def test_sets_without_a_lesion_in_sight_are_not_measured() -> None:
     document = copy.deepcopy(evaluation())
     maps = document["pixel"]["sets"]["polyp"]["maps"]

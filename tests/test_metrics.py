@@ -14,6 +14,7 @@ from trainer.metrics import (
     component_ious,
     dice_of,
     estimate,
+    estimate_rate,
     estimate_weighted,
     largest_component,
     map_correlations,
@@ -255,6 +256,25 @@ def test_one_group_has_no_interval() -> None:
 def test_each_value_needs_a_group() -> None:
     with pytest.raises(ValueError, match="each value needs a group, got 2 and 1"):
         estimate(mean, (np.arange(2.0), ["a"]))
+
+
+@pytest.mark.parametrize("groups", [2, 15, 200])
+def test_a_rate_of_none_or_all_is_as_uncertain_as_the_exact_binomial(groups: int) -> None:
+    names = [str(n // 3) for n in range(3 * groups)]  # three copies say no more than one
+
+    none, every = (estimate_rate(np.full(3 * groups, hit), names) for hit in (0.0, 1.0))
+
+    assert (none.value, none.low, every.value, every.high) == (0.0, 0.0, 1.0, 1.0)
+    for end in (none.high, 1 - (every.low or 0.0)):  # where seeing none has a chance of 2.5 %
+        assert end is not None and (1 - end) ** groups == pytest.approx(0.025)
+    assert none.n == 3 * groups
+
+
+def test_a_rate_between_is_the_bootstraps_and_one_group_has_no_interval() -> None:
+    hits, names = np.array([0.0, 1.0, 0.0]), list("abc")
+
+    assert estimate_rate(hits, names) == estimate_weighted(weighted_mean(hits), names)
+    assert estimate_rate(hits[:1], ["a"]).high is None
 
 
 def test_weights_say_the_same_as_copies() -> None:

@@ -61,6 +61,7 @@ __all__ = [
     "Views",
     "content_hash",
     "difference_hash",
+    "file_hash",
     "find_data",
     "load_views",
     "near_duplicate_groups",
@@ -212,7 +213,7 @@ def content_hash(items: Sequence[Item]) -> str:
     if not items:
         return hashlib.sha256(b"0\n").hexdigest()
     root = Path(os.path.commonpath([item.path.parent.absolute() for item in items]))
-    of_file = {path: _sha256(path) for path in {item.path for item in items}}
+    of_file = {path: file_hash(path) for path in {item.path for item in items}}
     lines = sorted(
         f"{item.path.absolute().relative_to(root).as_posix()}"
         f"{'' if item.pts is None else f'@{item.pts}'}\t{of_file[item.path]}\n"
@@ -223,7 +224,8 @@ def content_hash(items: Sequence[Item]) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256, in hex, of the content of a file: files of one hash are exact duplicates."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

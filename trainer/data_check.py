@@ -26,7 +26,7 @@ import numpy as np
 from ccdstream.errors import DataError
 from ccdstream.view import NONE, rgb_of_frame
 from trainer.baselines import Surface, surface_cues, surface_of
-from trainer.data import Dataset, Item, Progress, read_image, read_mask, survey
+from trainer.data import Dataset, Item, Progress, file_hash, read_image, read_mask, survey
 from trainer.images import NEAR_DUPLICATE_BITS, difference_hash, near_duplicate_pairs
 from trainer.items import NAMED_IN_A_MESSAGE, SMALLEST_SIDE_PX, counted
 from trainer.recordings import views_at
@@ -156,8 +156,7 @@ def _look_at_still(item: Item) -> _Seen | None:
     rgb = read_image(item.path)
     if rgb is None:
         return None
-    content = hashlib.sha256(item.path.read_bytes()).hexdigest()
-    return _seen(rgb, cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), content, item)
+    return _seen(rgb, cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), file_hash(item.path), item)
 
 
 def _and_frames(

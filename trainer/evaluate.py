@@ -2,14 +2,16 @@
 
 In: a data folder (`trainer.data`), a bundle and an engine that runs it. Out: a document of figures
 that JSON holds, a table for people, and, in a folder if asked, a page, the score of every image and
-a picture of maps. What is measured, each with a 95 % bootstrap interval over near-duplicate groups:
+a picture of maps. What is measured, each with a 95 % interval over near-duplicate groups
+(`trainer.metrics`):
 
     image AUROC, AP    raw scores of normal test images against each set of abnormal ones, all, and
                        only those with the position box on both sides
     pixel figures      of maps against lesion masks (`trainer.localisation`); the threshold of IoU
                        and Dice is the 0.90 quantile of calibration pixels: no lesion had a say
-    alert rates        share of images whose calibrated score is 0.95 or more, which 5 % of the
-                       bundle's own calibration frames reach
+    alert rates        share of images whose calibrated score is 0.95 or more, which about 5 % of
+                       the frames reach that the bundle was calibrated on; "calibration" are those
+                       of the data folder, which may be others
 
 Pixels are those of the 256x256 view that are valid; lesion masks are cut to the view likewise. A
 lesion that no valid pixel shows cannot be found: it is counted and left out. A "set" is the first
@@ -39,9 +41,18 @@ from ccdstream.fuse import Calibration
 from ccdstream.score import mask_map, not_finite
 from ccdstream.view import Profile, map_to_image, mask_to_view, whole_frame
 from trainer.baselines import centre_map, image_baselines, red_map, surfaces
-from trainer.data import Dataset, Item, Views, content_hash, load_views, read_mask, survey
+from trainer.data import (
+    Dataset,
+    Item,
+    Views,
+    content_hash,
+    file_hash,
+    load_views,
+    read_mask,
+    survey,
+)
 from trainer.evaluation_page import Example, Examples, contact_sheet, draw, page
-from trainer.items import counted
+from trainer.items import are, counted, named
 from trainer.localisation import (
     FIGURES,
     PAPER_GROUP_IMAGES,
@@ -57,9 +68,8 @@ from trainer.metrics import (
     auroc,
     average_precision,
     estimate,
-    estimate_weighted,
+    estimate_rate,
     largest_component,
-    weighted_mean,
 )
 
 FORMAT = "ccdstream-evaluation"
@@ -175,6 +185,12 @@ def evaluate(
     if out is not None and not overwrite:
         _refuse_existing(out)
     dataset, problems = survey(data)
+    if _holds_test_alone(dataset):
+        raise DataError(
+            f"{show_path(dataset.folder)} holds test/ but no train/. An evaluation also needs "
+            "normal frames that are not in test/: put them into train/ beside it; a part of them "
+            "calibrates, unless there is a calibration/ too."
+        )
     if not dataset.test and all(problem.kind in ("empty", "few") for problem in problems):
         raise _no_test_images(dataset)  # before any word on train: an evaluation is about these
     if problems:
@@ -192,6 +208,9 @@ def evaluate(
     thresholds = {name: _pixel_threshold(scored["calibration"], name) for name in _MAPS}
     marked = {name: _mark(scored[name], thresholds, at(f"pixels of {name}")) for name in abnormal}
     everything, boxed = _image_baselines(dataset, scored, abnormal, at)
+    image = {
+        name: _image_figures(scored.get("normal"), scored[name], resamples) for name in abnormal
+    }
     evaluation: Evaluation = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -215,10 +234,12 @@ def evaluate(
             "test_sha256": content_hash([item for items in sets.values() for item in items]),
         },
         "counts": {name: len(scores) for name, scores in scored.items()},
-        "notes": _notes(dataset, bundle, sets, marked),
-        "image": {
-            name: _image_figures(scored.get("normal"), scored[name], resamples) for name in abnormal
-        },
+        "notes": [
+            *_above_no_baseline(image, everything),
+            *_also_trained_on(dataset, sets),
+            *_notes(dataset, bundle, sets, marked),
+        ],
+        "image": image,
         "pixel": {
             "quantile": PIXEL_QUANTILE,
             "pro_fpr": PRO_FPR,
@@ -230,11 +251,7 @@ def evaluate(
         "alerts": {
             "fraction": ALERT_FRACTION,
             "rates": {
-                name: asdict(
-                    estimate_weighted(
-                        weighted_mean(_alerts(scores)), scores.groups, resamples=resamples
-                    )
-                )
+                name: asdict(estimate_rate(_alerts(scores), scores.groups, resamples=resamples))
                 for name, scores in scored.items()
             },
         },
@@ -312,7 +329,8 @@ def table(evaluation: Evaluation) -> str:
         lines += ["", *evaluation["notes"]]
     lines += [
         "",
-        "In brackets: 95 % intervals over near-duplicate groups. IoU and Dice: largest connected "
+        "In brackets: 95 % intervals over near-duplicate groups, of a bootstrap; those of alert "
+        "rates of 0 and 100 % are the exact binomial ones. IoU and Dice: largest connected "
         f"part above the {evaluation['pixel']['quantile']:.2f} quantile of calibration pixels. "
         "Oracle: above the set's own best threshold, chosen with the masks; not a figure to quote. "
         f"Paper's groups: five of {PAPER_GROUP_IMAGES} images or fewer, mean and deviation.",
@@ -361,6 +379,14 @@ def _no_test_images(dataset: Dataset) -> DataError:
         f"{show_path(dataset.folder)} has no test images, and an evaluation needs labelled ones. "
         "List them in an index.csv, or put them into test/normal/ and test/abnormal/."
     )
+
+
+def _holds_test_alone(dataset: Dataset) -> bool:
+    """Whether all images lie below test/, so that they were taken for ones to train on."""
+    test = dataset.folder / "test"
+    below = [item.path.is_relative_to(test) for item in dataset.items]
+    others = any((dataset.folder / name).exists() for name in ("train", "index.csv"))
+    return bool(below) and all(below) and not others
 
 
 def _score(
@@ -543,6 +569,43 @@ def _pixel_figures(scores: Scores, marked: Marked, resamples: int) -> dict[str, 
             for name in _MAPS
         },
     }
+
+
+def _above_no_baseline(
+    image: Mapping[str, Mapping[str, Any]],
+    baselines: Mapping[str, Mapping[str, float | None] | None],
+) -> list[str]:
+    notes = []
+    for name, measured in image.items():
+        known = [value for value in (baselines[name] or {}).values() if value is not None]
+        if not measured["all"] or not known:
+            continue
+        own = measured["all"]["auroc"]["value"]
+        if own <= min(known):
+            notes.append(f"{name}: image AUROC {own:.3f} lies above no baseline.")
+    return notes
+
+
+def _also_trained_on(dataset: Dataset, sets: Mapping[str, list[Item]]) -> list[str]:
+    """A note on test frames that are byte for byte frames of train or calibration."""
+    tested = [item for items in sets.values() for item in items]
+    normal = [*dataset.train, *dataset.calibration]
+    of_file = {path: file_hash(path) for path in {item.path for item in (*tested, *normal)}}
+    splits: dict[tuple[str, int | None], set[str]] = {}
+    for item in normal:
+        splits.setdefault((of_file[item.path], item.pts), set()).add(item.split)
+    again = [item for item in tested if (of_file[item.path], item.pts) in splits]
+    if not again:
+        return []
+    used = set().union(*(splits[of_file[item.path], item.pts] for item in again))
+    words = {"train": "training", "calibration": "calibration"}
+    what = " or ".join(word for split, word in words.items() if split in used)
+    frames = f"a {what} frame" if len(again) == 1 else f"{what} frames"
+    names = named([item.path.relative_to(dataset.folder) for item in again])
+    return [
+        f"{counted(len(again), 'test frame')} {are(len(again))} also {frames} of this folder: "
+        f"{names}."
+    ]
 
 
 def _notes(

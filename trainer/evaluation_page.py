@@ -316,8 +316,10 @@ def _alert_table(evaluation: Evaluation) -> str:
     return (
         '<table class="headline"><thead><tr><th>Set</th><th>Images that alert</th>'
         f"<th>0 to 100 %</th><th></th></tr></thead><tbody>{rows}</tbody></table>"
-        f"<p>An image alerts where its calibrated score is {alerts['fraction']:.2f} or more, by "
-        "construction 5 % of the bundle's own calibration frames.</p>"
+        f"<p>An image alerts where its calibrated score is {alerts['fraction']:.2f} or more. That "
+        f"scale was set for about {100 * (1 - alerts['fraction']):.0f} % of the frames that the "
+        "bundle was calibrated on to reach it. The row &ldquo;calibration&rdquo; is of the "
+        "calibration frames of the data folder, which may be others, and few.</p>"
     )
 
 
@@ -346,7 +348,8 @@ def _gallery(examples: Iterable[Examples]) -> str:
 def _notes(evaluation: Evaluation) -> str:
     notes = [
         *evaluation["notes"],
-        "Intervals are 95 %, of a bootstrap that draws whole groups of near-duplicates.",
+        "Intervals are 95 %, of a bootstrap that draws whole groups of near-duplicates; of alert "
+        "rates of 0 and 100 % the exact binomial ones (Clopper-Pearson) on the number of groups.",
         "Pixels are those of the 256x256 view that are valid; lesion masks are cut to the view "
         "likewise.",
         "No patient is known in such sets: frames of one procedure may lie on both sides of a "

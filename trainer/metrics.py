@@ -6,7 +6,7 @@ knows a threshold of its own.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -288,6 +288,28 @@ def estimate_weighted(
     drawn = statistic(times[:, inverse])
     low, high = np.nanquantile(drawn, (0.025, 0.975))
     return Estimate(value, float(low), float(high), len(groups))
+
+
+def estimate_rate(hits: np.ndarray, groups: Sequence[str], *, resamples: int = 1000) -> Estimate:
+    """The share of values that are 1, with its 95 % interval over groups.
+
+    That of `estimate_weighted`, but where all values agree: every resample agrees too, and an
+    interval of no width would claim certainty. There it is the exact one on the number of groups n
+    (Clopper and Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of
+    the binomial", Biometrika 26), two-sided, so that it goes on from what one hit would give:
+
+        none of n: 0 to 1 - 0.025^(1/n)        all of n: 0.025^(1/n) to 1
+
+    Args:
+        hits: float or bool [N], each 0 or 1, N of at least 1.
+        groups: the group of each value.
+    """
+    hits = np.asarray(hits, np.float64)
+    found = estimate_weighted(weighted_mean(hits), groups, resamples=resamples)
+    if found.low is None or found.value not in (0.0, 1.0):
+        return found
+    edge = 0.025 ** (1 / len(set(groups)))
+    return replace(found, high=1 - edge) if found.value == 0 else replace(found, low=edge)
 
 
 def weighted_mean(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
