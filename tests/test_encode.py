@@ -554,11 +554,11 @@ def test_a_chapter_of_a_single_moment_is_not_lost(tmp_path: Path, at: float) -> 
         for frame in frames(range(0, 180_000, 3600)):
             sink.write(frame)
         sink.chapters([Chapter(at, at, "alert 1")])
-    before = [(0.0, at, "-")] if at else []
+    before = [(0.0, at, "No alert")] if at else []
     assert chapters_of(tmp_path / "c.mp4") == [
         *before,
         (at, pytest.approx(at + 0.001), "alert 1"),
-        (pytest.approx(at + 0.001), 2.0, "-"),
+        (pytest.approx(at + 0.001), 2.0, "No alert"),
     ]
 
 
