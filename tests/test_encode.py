@@ -580,7 +580,11 @@ def test_chapters_of_a_stretch_move_with_it(tmp_path: Path) -> None:
         for frame in frames(range(900_000, 1_080_000, 3600)):
             sink.write(frame)
         sink.chapters([Chapter(10.5, 11.0, "a")])
-    assert chapters_of(tmp_path / "c.mp4") == [(0, 0.5, "-"), (0.5, 1, "a"), (1, 2, "-")]
+    assert chapters_of(tmp_path / "c.mp4") == [
+        (0, 0.5, "No alert"),
+        (0.5, 1, "a"),
+        (1, 2, "No alert"),
+    ]
 
 
 def test_no_chapters_leave_no_track(tmp_path: Path) -> None:
