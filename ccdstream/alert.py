@@ -16,8 +16,8 @@ from ccdstream.errors import BundleError
 from ccdstream.frames import FieldOfView
 
 State = Literal["NORMAL", "WATCH", "ALERT", "UNCLEAR"]
-"""NORMAL: nothing unusual. WATCH: unusual, not yet for long enough. ALERT: an alert is open.
-UNCLEAR: the frame tells nothing."""
+"""NORMAL: below `enter`; inside an alert too, while its merge gap lasts. WATCH: unusual, not yet
+for long enough. ALERT: an alert is open. UNCLEAR: the frame tells nothing."""
 
 Clock = int | Literal["centre"]
 """Direction from the centre of the field of view, 1 to 12 with 12 up, or "centre"."""

@@ -305,6 +305,8 @@ class Standing(NamedTuple):
     why: str = ""
     stored: Stored | None = None
     """Of those that are whole."""
+    of_other_wishes: bool = False
+    """Whether it is the model, an option or the version that is another."""
 
 
 def standing(job: Job, wanted: Wanted) -> Standing:
@@ -321,8 +323,10 @@ def standing(job: Job, wanted: Wanted) -> Standing:
     if record.get("schema") != RUN_SCHEMA:
         return Standing("other", f"{show_path(audit)} is not one of this version")
     try:
-        if why := _difference(record, job, wanted):
-            return Standing("other", why)
+        if why := _difference(record, wanted):
+            return Standing("other", why, of_other_wishes=True)
+        if not _is_of(record, job):
+            return Standing("other", "its results are of another recording")
         for name in record["outputs"]:
             file = job.files.folder / name
             if not file.is_file():
@@ -354,8 +358,9 @@ def _alert_of(line: dict[str, Any]) -> Alert:
     return Alert(number=line["alert"], **values)
 
 
-def _difference(record: dict[str, Any], job: Job, wanted: Wanted) -> str:
-    """What results are of that is not what is wanted; nothing where they are of just that."""
+def _difference(record: dict[str, Any], wanted: Wanted) -> str:
+    """What results are of that is not what is wanted, the recording aside; nothing where they are
+    of just that."""
     bundle, used = wanted.bundle, record["engine"]
     if record["ccdstream"] != __version__:
         return f"its results are of ccdstream {record['ccdstream']}"
@@ -372,14 +377,18 @@ def _difference(record: dict[str, Any], job: Job, wanted: Wanted) -> str:
         return f"its results were computed with {used['name']}"
     if used["precision"] not in (None, wanted.precision):
         return f"its results were computed in {used['precision']}"
+    return ""
+
+
+def _is_of(record: dict[str, Any], job: Job) -> bool:
+    """Whether results are of the recording as it is now."""
     try:
-        same = is_of(record["input"], job.path, job.alias)
+        return is_of(record["input"], job.path, job.alias)
     except OSError as error:
         raise VideoOpenError(
             f"cannot open {show_path(job.path)}: {error.strerror}. "
             "Check that it is there and readable."
         ) from error
-    return "" if same else "its results are of another recording"
 
 
 OPTION_NAMES = {"start_s": "from", "end_s": "to"}
@@ -450,6 +459,8 @@ class Entry:
     counts: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     """What its results are to be read with."""
+    replaces: str = ""
+    """What the results were of that its own take the place of, where nobody asked for that."""
     stored: Stored | None = None
     """What its results say, where it was done already."""
     seconds: float | None = None
@@ -727,6 +738,8 @@ def _look(entry: Entry, job: Job, wanted: Wanted) -> None:
         entry.status, entry.reason = Status.failed, str(error)
         return
     entry.reason = found.why
+    if found.of_other_wishes:
+        entry.replaces = found.why
     if found.state == "whole":
         entry.status, entry.stored = Status.already_done, found.stored
         entry.take_in(job)
@@ -1008,6 +1021,8 @@ class _Batch:
             entry.status = Status.done
             if entry.job is not None:
                 entry.take_in(entry.job)
+            if entry.replaces:
+                entry.warnings.append(f"an earlier run was replaced: {entry.replaces}")
             if result.interrupted:
                 entry.status, entry.reason = Status.interrupted, "its input was ended early"
             elif result.changed:

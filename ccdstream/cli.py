@@ -37,7 +37,7 @@ from ccdstream.console import (
     say,
     tell,
 )
-from ccdstream.errors import EngineError, show_path
+from ccdstream.errors import EngineError, OutputError, show_path
 from ccdstream.live.cli import devices, live
 from ccdstream.run_cli import analyse, run
 from ccdstream.run_text import Printing
@@ -161,6 +161,11 @@ def score(
     with command():
         from ccdstream.stills import find_images, score_stills
 
+        if str(output) == "-":
+            raise OutputError(
+                "scores cannot be written to standard output: --output - would be a file called "
+                "'-'. Name a file, such as --output scores.csv."
+            )
         images = find_images(paths)
         bundle, selected = open_model(model, device, engine, quiet=quiet)
         with progress("image", quiet) as bar:

@@ -220,7 +220,7 @@ class VideoSink:
         self._overwrite = overwrite
         self._part = part_of(path)
         self._chapters: Sequence[Chapter] = ()
-        self._between = "-"
+        self._between = "No alert"
         self._time_base = source.time_base
         if self._time_base.denominator > FINEST_TICKS_PER_S:
             self._time_base = Fraction(1, FINEST_TICKS_PER_S)
@@ -595,7 +595,7 @@ class VideoSink:
 
     # --- chapters ---
 
-    def chapters(self, chapters: Sequence[Chapter], *, between: str = "-") -> None:
+    def chapters(self, chapters: Sequence[Chapter], *, between: str = "No alert") -> None:
         """Mark `chapters` in the player's time line; may be called until the block is left.
 
         A chapter lasts until the next one begins, in MP4 as in every player. So the time between

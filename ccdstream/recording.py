@@ -346,7 +346,8 @@ class _Outputs:
         forms = [self.files.path(FORM_ENDINGS[form]) for form in get_args(Form)]
         there = [*videos, *(file for file in forms if file.exists())]
         stale = [file for file in there if file not in self.places and file not in self.removed]
-        return [f"{show_path(file.name)} is of an earlier run" for file in stale]
+        what = "is of an earlier run: it may show other results than these, and can be removed"
+        return [f"{show_path(file.name)} {what}" for file in stale]
 
     def sizes(self) -> dict[str, int]:
         """Bytes of those that are written, by name."""

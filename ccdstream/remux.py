@@ -166,7 +166,7 @@ class Remuxer:
         start_s: float | None = None,
         end_s: float | None = None,
         chapters: Sequence[Chapter] = (),
-        between: str = "-",
+        between: str = "No alert",
     ) -> Copied:
         """Write a copy of the recording, or of a stretch of it.
 

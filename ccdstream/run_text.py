@@ -164,10 +164,10 @@ def summary(ledger: "Ledger") -> list[str]:
     entries = ledger.entries
     width = max((len(show_path(entry.node)) for entry in entries if entry.node), default=-2)
     width = max(width, len("node")) + 2 if width > 0 else 0  # without a cluster there is none
-    lines = [f"status        frames  alerts  seconds  {'node' if width else '':{width}s}recording"]
+    lines = [f"status        frames  alerts      took  {'node' if width else '':{width}s}recording"]
     for entry in sorted(entries, key=lambda entry: entry.status != "already_done"):
         frames, alerts = (entry.counts.get(each, "") for each in ("frames", "alerts"))
-        seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
+        took = "" if entry.seconds is None else f"{entry.seconds:.1f} s"
         node = show_path(entry.node) if entry.node else ""
         status = _in_words(entry.status)
         notes = [count(len(entry.warnings), "warning")] if entry.warnings else []
@@ -175,7 +175,7 @@ def summary(ledger: "Ledger") -> list[str]:
             notes.insert(0, "incomplete")
         warned = f"  ({', '.join(notes)})" if notes else ""
         line = (
-            f"{status:12s}  {frames:>6}  {alerts:>6}  {seconds:>7}  {node:{width}s}"
+            f"{status:12s}  {frames:>6}  {alerts:>6}  {took:>8}  {node:{width}s}"
             f"{show_path(entry.name)}{warned}"
         )
         lines.append(typer.style(line, dim=True) if entry.status == "already_done" else line)

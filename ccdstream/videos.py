@@ -400,6 +400,7 @@ class AlertClips(_Copies):
                 start_s=since if start_s is None else max(since, start_s),
                 end_s=until if end_s is None else min(until, end_s),
                 chapters=_chapters([alert]),
+                between="Around the alert",  # another alert may lie there
             )
             told.update(dict.fromkeys(copied.warnings))
             self.clips.append(

@@ -24,6 +24,8 @@ from tests.videos import Planes, make_video, picture
 ROOT = Path(__file__).parent.parent
 SIZE = (96, 128)
 RUNNER = CliRunner()
+EARLIER = "is of an earlier run: it may show other results than these, and can be removed"
+"""What is said of a file that is not of this run."""
 
 
 def ccdstream(*arguments: object) -> Any:

@@ -3,6 +3,7 @@
 To the toy, bright is unusual.
 """
 
+import html
 import json
 import os
 import resource
@@ -381,7 +382,7 @@ def test_recordings_and_folders_share_one_output(run: Callable[..., Any], here: 
     assert said[-3] == "3 done, 0 done before, 0 failed, 0 not begun: out/batch.json"
     assert said[-2] == "report of all, for a browser: out/batch.report.html"
     assert result.stderr.count(NOTICE) == 1 and said[-1] == NOTICE
-    table = said[said.index("status        frames  alerts  seconds  recording") :]
+    table = said[said.index("status        frames  alerts      took  recording") :]
     assert [row.split()[:3] + row.split()[4:] for row in table[1:4]] == [
         ["done", "70", "1", "case12.mp4"],
         ["done", "12", "0", "more/b.MP4"],
@@ -439,7 +440,7 @@ def test_a_rerun_does_only_what_is_missing_changed_or_failed(
     # what was done before comes first in the table; its alerts are told as those of the others
     assert "a.mp4 is done already; report: out/a.report.html" in again.stderr.splitlines()
     said = again.stderr.splitlines()
-    table = said[said.index("status        frames  alerts  seconds  recording") + 1 :][:5]
+    table = said[said.index("status        frames  alerts      took  recording") + 1 :][:5]
     assert [row.split()[-1] for row in table] == ["a.mp4", "deep/a.mp4", "b.mp4", "c.mp4", "d.mp4"]
     assert [row.split()[:4] for row in table[:2]] == [["done", "before", "12", "0"]] * 2
     assert "deep/a.mp4" in again.stdout.splitlines()
@@ -450,6 +451,28 @@ def test_a_rerun_does_only_what_is_missing_changed_or_failed(
         assert set(statuses(here / "out").values()) == {"done"}
     assert run(*arguments, "--to", "0.2").exit_code == 0
     assert set(statuses(here / "out").values()) == {"already_done"}
+
+
+def test_results_of_another_model_or_of_other_options_are_not_replaced_without_a_word(
+    run: Callable[..., Any], here: Path
+) -> None:
+    arguments = ("calm.mp4", "case12.mp4", "-o", "out", "--video", "none")
+    first = run(*arguments)
+    old = record_of(here / "out")["model"]
+    other = write_toy_bundle(here / "other", name="other")
+    for more, why in (
+        (["--model", other.path], f"the model {old}"),
+        (["--model", other.path, "--to", "0.2"], "other options (to: nothing there, 0.2 s asked "),
+    ):
+        result = run(*arguments, *more)
+        assert result.exit_code == 0 and "replaced" not in first.stderr
+        for row in record_of(here / "out")["inputs"]:
+            warning = row["warnings"][-1]
+            assert warning.startswith(f"an earlier run was replaced: its results are of {why}")
+            assert f"warning: {row['name']}: {warning}" in result.stderr.splitlines()
+            assert warning in html.unescape((here / "out/batch.report.html").read_text())
+    asked_for = run(*arguments, "--overwrite")
+    assert "replaced" not in asked_for.stderr
 
 
 def test_a_recording_with_warnings_is_told_from_a_whole_one(

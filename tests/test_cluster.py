@@ -464,7 +464,7 @@ def test_a_cluster_leaves_what_this_machine_does_and_says_which_node_did_it(
     # a busy node is waited for, which is said
     lines = [line for line in said.decode().splitlines() if not line.startswith("still waiting")]
     assert lines[0].endswith("on cpu, 2 recordings at a time")
-    head = lines.index("status        frames  alerts  seconds  node  recording")
+    head = lines.index("status        frames  alerts      took  node  recording")
     rows = [line.split() for line in lines[head + 1 : head + 5]]
     assert {row[5]: row[4] for row in rows} == used
     assert out.decode().count("alert  start ") == 4

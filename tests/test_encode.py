@@ -554,11 +554,11 @@ def test_a_chapter_of_a_single_moment_is_not_lost(tmp_path: Path, at: float) -> 
         for frame in frames(range(0, 180_000, 3600)):
             sink.write(frame)
         sink.chapters([Chapter(at, at, "alert 1")])
-    before = [(0.0, at, "-")] if at else []
+    before = [(0.0, at, "No alert")] if at else []
     assert chapters_of(tmp_path / "c.mp4") == [
         *before,
         (at, pytest.approx(at + 0.001), "alert 1"),
-        (pytest.approx(at + 0.001), 2.0, "-"),
+        (pytest.approx(at + 0.001), 2.0, "No alert"),
     ]
 
 
@@ -567,7 +567,12 @@ def test_two_chapters_of_one_moment_are_both_there(tmp_path: Path) -> None:
         for frame in frames(range(0, 180_000, 3600)):
             sink.write(frame)
         sink.chapters([Chapter(1.0, 1.0, "a"), Chapter(1.0, 1.0, "b")])
-    assert [title for *_, title in chapters_of(tmp_path / "c.mp4")] == ["-", "a", "b", "-"]
+    assert [title for *_, title in chapters_of(tmp_path / "c.mp4")] == [
+        "No alert",
+        "a",
+        "b",
+        "No alert",
+    ]
 
 
 def test_chapters_of_a_stretch_move_with_it(tmp_path: Path) -> None:
@@ -575,7 +580,11 @@ def test_chapters_of_a_stretch_move_with_it(tmp_path: Path) -> None:
         for frame in frames(range(900_000, 1_080_000, 3600)):
             sink.write(frame)
         sink.chapters([Chapter(10.5, 11.0, "a")])
-    assert chapters_of(tmp_path / "c.mp4") == [(0, 0.5, "-"), (0.5, 1, "a"), (1, 2, "-")]
+    assert chapters_of(tmp_path / "c.mp4") == [
+        (0, 0.5, "No alert"),
+        (0.5, 1, "a"),
+        (1, 2, "No alert"),
+    ]
 
 
 def test_no_chapters_leave_no_track(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ccdstream.bundle import Bundle
 from ccdstream.engine.select import SelectedEngine
 from ccdstream.errors import OutputError
 from tests.commands import (
+    EARLIER,
     analysed,
     bright_between,
     ccdstream,
@@ -115,9 +116,7 @@ def test_a_form_of_an_earlier_run_is_named(
 ) -> None:
     analysed(recording, tmp_path, bundle, engine, **BOTH)
     again = analysed(recording, tmp_path, bundle, engine, video="none", overwrite=True)
-    assert again.warnings == [
-        f"{name} is of an earlier run" for name in sorted(FORMS, reverse=True)
-    ]
+    assert again.warnings == [f"{name} {EARLIER}" for name in sorted(FORMS, reverse=True)]
 
 
 def test_without_pyarrow_nothing_is_begun(

@@ -61,6 +61,15 @@ def test_a_tile_has_the_first_picture_of_its_stretch_and_the_gravest_of_all_its_
     assert luma_of(second.jpeg) == pytest.approx(140, abs=2)
 
 
+def test_it_knows_the_first_frame_that_tells_something() -> None:
+    found = new()
+    found.add(frame(0), 0.0, fused(0.9, "blurred"), "UNCLEAR")
+    assert found.informed_from_s is None
+    found.add(frame(1), 0.1, fused(0.4), "NORMAL")
+    found.add(frame(2), 0.2, fused(0.3), "NORMAL")
+    assert found.informed_from_s == 0.1
+
+
 def test_a_tile_rather_shows_a_frame_that_tells_something() -> None:
     found = new()
     found.add(frame(0, 40), 0.0, fused(0.9, "blurred"), "UNCLEAR")

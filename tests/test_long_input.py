@@ -122,7 +122,7 @@ def test_times_beyond_32_bits_are_those_of_the_recording_in_every_result(
     offset = times[0] - shown[0]  # a late start is taken off: what is played begins at once
     assert shown == [time - offset for time in times] and shown[0] < 1
     chapters = chapters_of(overlay)
-    assert chapters[0][0] == 0 and {title for *_, title in chapters[:-2]} == {"-"}
+    assert chapters[0][0] == 0 and {title for *_, title in chapters[:-2]} == {"No alert"}
     assert all(a[1] == b[0] for a, b in itertools.pairwise(chapters))
     assert chapters[-2][2].startswith("Alert 1")
     assert chapters[-2][0] == pytest.approx(float(start - offset), abs=0.001)

@@ -98,7 +98,7 @@ def test_what_mp4_players_lack_is_copied_into_matroska(
     with av.open(str(target)) as container:
         assert len(container.streams.audio) == (audio is not None)
         titles = [chapter["metadata"]["title"] for chapter in container.chapters()]
-    assert titles == ["-", "alert 1", "-"]
+    assert titles == ["No alert", "alert 1", "No alert"]
 
 
 def test_sound_that_mp4_refuses_at_that_rate_is_copied_into_matroska(tmp_path: Path) -> None:

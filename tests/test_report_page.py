@@ -187,6 +187,22 @@ def test_only_an_alert_that_nobody_saw_end_is_marked_open(
     assert read(report).text.count(words) == 1
 
 
+def test_only_an_alert_that_nobody_saw_begin_is_marked_so(
+    tmp_path: Path, bundle: Bundle, engine: SelectedEngine, case12: Path
+) -> None:
+    words = "Open from the first frame that could be judged"
+    assert words not in read(case12).text
+    recording = bright_between(tmp_path / "a.mp4", 25, 74, 125)
+    report = analysed(recording, tmp_path / "out", bundle, engine, video="none", start_s=1.5)
+    assert read(report).text.count(words) == 1
+
+
+def test_normal_is_not_called_the_absence_of_what_is_unusual(case12: Path) -> None:
+    text = read(case12).text
+    assert "nothing unusual" not in text
+    assert "below the level at which alerts open" in text and "NORMAL inside an alert" in text
+
+
 def test_the_line_holds_the_scores_of_their_time_and_gaps_are_empty(
     tmp_path: Path, bundle: Bundle, engine: SelectedEngine
 ) -> None:

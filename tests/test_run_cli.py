@@ -15,6 +15,7 @@ from ccdstream import NOTICE, pipeline, recording
 from ccdstream.encode import VideoSink
 from ccdstream.errors import OutputError
 from tests.commands import (
+    EARLIER,
     bright_between,
     everything_in,
     refusal,
@@ -173,7 +174,7 @@ def test_a_second_run_names_what_its_results_are_to_be_read_with(
     (here / "case12.ccdstream").mkdir()
     (here / "case12.ccdstream/case12.coco.json").write_text("{}")
     first, second = (run("case12.mp4", "--quiet") for _ in range(2))
-    assert first.stderr == "warning: case12.mp4: case12.coco.json is of an earlier run\n"
+    assert first.stderr == f"warning: case12.mp4: case12.coco.json {EARLIER}\n"
     assert (second.stderr, second.stdout) == (first.stderr, "")
 
 

@@ -348,6 +348,16 @@ def test_the_command_scores_folders_and_files(tmp_path: Path, bundle: Bundle) ->
     assert everything_in(tmp_path / "maps") == {"a.png.npy", "c.jpg.npy"}
 
 
+def test_the_command_takes_no_dash_for_a_file(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = grey(tmp_path / "a.png", 10)
+    said = refusal(ccdstream("score", image, "-o", "-", "--model", bundle.path))
+    assert said.startswith("scores cannot be written to standard output")
+    assert everything_in(tmp_path) == {"a.png"}
+
+
 def test_the_command_can_be_quiet_and_overwrite(tmp_path: Path, bundle: Bundle) -> None:
     image = grey(tmp_path / "a.png", 10)
     arguments = ("score", image, "-o", tmp_path / "s.csv", "--model", bundle.path, "--quiet")

@@ -23,7 +23,7 @@ from ccdstream.frames import Colour, DeviceFrame, Frame
 from ccdstream.recording import OutputFiles, RunOptions, RunResult, run
 from ccdstream.report import page as page_module
 from ccdstream.videos import MOST_PX, SideBySide, videos_there
-from tests.commands import SIZE, bright_between, everything_in, shade
+from tests.commands import EARLIER, SIZE, bright_between, everything_in, shade
 from tests.devices import on_device
 from tests.videos import flat, make_video, packets_of, picture, times_of
 
@@ -84,7 +84,8 @@ def test_chapters_are_a_copy_with_the_alerts_marked_and_the_record_says_copy(
     with av.open(str(copy)) as container:
         titles = [chapter["metadata"]["title"] for chapter in container.chapters()]
         begins = [float(c["start"] * c["time_base"]) for c in container.chapters()]
-    assert titles[0] == "-" and titles[1].startswith("Alert 1: unusual against normal training")
+    assert titles[0] == "No alert"
+    assert titles[1].startswith("Alert 1: unusual against normal training")
     assert begins[1] == pytest.approx(result.alerts[0].start_s, abs=0.001)
     record = record_of(tmp_path / "out")
     assert (record["video"]["encoder"], record["overlay_offset_s"]) == ("copy", 0)
@@ -171,6 +172,7 @@ def test_a_clip_has_a_chapter_at_its_alert(tmp_path: Path, analyse: Analyse) -> 
             }
         (begins,) = [at for title, at in marks.items() if title.startswith(f"Alert {alert.number}")]
         assert begins == pytest.approx(alert.start_s - clip["offset_s"], abs=0.001)
+        assert len(marks) == 2 and "Around the alert" in marks
 
 
 def test_clips_stay_within_the_stretch_that_was_asked_for(tmp_path: Path, analyse: Analyse) -> None:
@@ -207,11 +209,11 @@ def test_clips_of_an_earlier_run_are_replaced_where_its_record_names_them_and_to
     result = analyse(recording, video="clips", overwrite=True, end_s=12.0)  # one alert
     assert not (out / "a.alert-2.mp4").exists()
     assert (out / "a.alert-7.mp4").read_bytes() == b"of somebody else"
-    assert result.warnings == ["a.alert-7.mp4 is of an earlier run"]
+    assert result.warnings == [f"a.alert-7.mp4 {EARLIER}"]
     result = analyse(recording, video="none", overwrite=True)
     assert [f.name for f in videos_there(out, "a")] == ["a.alert-1.mp4", "a.alert-7.mp4"]
     assert [w.split("/")[-1] for w in result.warnings] == [
-        "a.alert-1.mp4 is of an earlier run", "a.alert-7.mp4 is of an earlier run",
+        f"a.alert-1.mp4 {EARLIER}", f"a.alert-7.mp4 {EARLIER}",
     ]  # fmt: skip
     assert "a.alert-1.mp4" not in record_of(out)["outputs"]
 

@@ -92,6 +92,8 @@ class Gallery:
         self.start_s = start_s
         self.tile_s = FIRST_TILE_S
         """Stream time that a tile stands for."""
+        self.informed_from_s: float | None = None
+        """Stream time of the first informative frame."""
         self.peaks: dict[int, Peak] = {}
         """By number of the alert; at most `MOST_PEAKS`."""
         self._heated = heated
@@ -114,6 +116,8 @@ class Gallery:
             state: one of `STATES`.
         """
         self.line.add(seconds, fused.smoothed, state)
+        if fused.informative and self.informed_from_s is None:
+            self.informed_from_s = seconds
         place = max(int((seconds - self.start_s) / self.tile_s), 0)
         while place >= MOST_TILES:
             self._merge()

@@ -59,7 +59,7 @@ REASONS = {
     "mostly_invalid": ("Mostly hidden", "border, overlays and highlights leave too little"),
 }
 STATE_WORDS = {
-    "NORMAL": "nothing unusual",
+    "NORMAL": "below the level at which alerts open",
     "WATCH": "unusual, not yet for long enough",
     "ALERT": "an alert is open",
     "UNCLEAR": "the frame tells nothing: it neither opens nor closes an alert",
@@ -599,6 +599,9 @@ def _card(
         f"<h3><b>{alert.number}</b> {short_time(alert.start_s, 2)} to {short_time(alert.end_s, 2)}"
         + go
         + "</h3>\n"
+        + '<p class="open">Open from the first frame that could be judged: it may have begun '
+        "before.</p>\n"
+        * (live is None and alert.start_s == gallery.informed_from_s)
         + f'<p class="open">Open when the {ended}: it may go on.</p>\n' * alert.open_at_end
         + "<dl>"
         + "".join(f"<div><dt>{what}</dt><dd>{safe(value)}</dd></div>" for what, value in facts)
@@ -745,7 +748,8 @@ def _legend(run: Run) -> str:
         "<p>The score is smoothed over time, and the scale of the line grows with each nine: "
         f"0.9, 0.99 and 0.999 stand at equal steps. An alert opens at {rule['enter']:g}, ends "
         f"where the score was last at {rule['leave']:g} or above, and goes on if it opens again "
-        f"within {rule['merge_gap_s']:g} s.</p>\n</section>\n"
+        f"within {rule['merge_gap_s']:g} s: so long it may be NORMAL inside an "
+        "alert.</p>\n</section>\n"
     )
 
 
