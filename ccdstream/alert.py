@@ -56,7 +56,7 @@ class AlertRule:
     def __post_init__(self) -> None:
         if not 0 < self.leave <= self.enter <= 1:
             raise ValueError(
-                f"expected 0 < leave <= enter <= 1, got {self.leave = } and {self.enter = }"
+                f"expected 0 < leave <= enter <= 1, got leave {self.leave} and enter {self.enter}"
             )
         for name in ("min_duration_s", "merge_gap_s", "refractory_s"):
             value = getattr(self, name)

@@ -385,7 +385,7 @@ def refuse_to_replace(path: Path, overwrite: bool) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:
-        raise OutputError(f"{path} is there already. Name another folder, or allow overwriting.")
+        raise OutputError(f"{path} is there already. Name another folder, or pass --overwrite.")
     if not (path / MANIFEST).is_file():
         raise OutputError(f"{path} is not a bundle, so it is not replaced. Name another folder.")
 

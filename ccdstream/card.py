@@ -12,6 +12,7 @@ from typing import Any
 
 from ccdstream.bundle import Bundle, load_bundle
 from ccdstream.errors import BundleError
+from ccdstream.fuse import extrapolation
 from ccdstream.packaged import PACKAGED, Packaged
 
 MAIN_FIGURES = ("image AUROC", "pixel AUROC", "IoU", "alert rate")
@@ -92,7 +93,7 @@ def card(bundle: Bundle) -> str:
         "Calibration, and what a score means": _calibration(bundle),
         "Figures": _figures(manifest, lambda kind: kind != "speed"),
         "Engines and speed": _engines(bundle),
-        "Known limits": [f"- {limit}" for limit in _LIMITS],
+        "Known limits": [f"- {limit}" for limit in (*_LIMITS, *_too_few(bundle))],
         "Never tested on": [
             "No figure above tells anything of:",
             "",
@@ -191,17 +192,20 @@ def _how_it_was_made(bundle: Bundle) -> list[str]:
         f"- licences of start weights: {_listed(manifest['licences'])}",
         f"- terms of the score: {', '.join(map(_text, bundle.parts)) or 'not named'}",
         *(f"- {_text(key)}: {_told(training[key])}" for key in sorted(others)),
-        *_stages(config),
+        *_stages(config, student=bool(manifest.get("student"))),
     ]
 
 
-def _stages(config: Mapping[str, Any]) -> list[str]:
-    """The stages of a training as a table; nothing where the configuration names none."""
+def _stages(config: Mapping[str, Any], *, student: bool) -> list[str]:
+    """The stages of a training as a table; nothing where the configuration names none. It holds a
+    student's settings whether there was one or not."""
     taken = _STAGE_OF.get(str(config["detector"])) if "detector" in config else None
     of_others = {end for end in _STAGE_OF.values() if taken is not None and end != taken}
     rows = []
     for name, stage in config.items():
         if not isinstance(stage, dict) or name.rpartition("_")[2] in of_others:
+            continue
+        if name == "student" and not student:
             continue
         lengths = {
             key: stage[key] for key in stage if key.endswith(("steps", "epochs")) and stage[key]
@@ -268,6 +272,15 @@ def _calibration(bundle: Bundle) -> list[str]:
         "",
         *(f"- {_text(_named(key))}: {_text(value)}" for key, value in bundle.alert.items()),
     ]
+
+
+def _too_few(bundle: Bundle) -> list[str]:
+    """That alerts open beyond the calibration frames, where they do."""
+    enter = bundle.alert.get("enter")
+    if not isinstance(enter, int | float):  # `alert` refuses the rule
+        return []
+    said = extrapolation(bundle.calibration["frames"], enter)
+    return [] if said is None else [said]
 
 
 def _figures(manifest: Mapping[str, Any], wanted: Callable[[str], bool]) -> list[str]:

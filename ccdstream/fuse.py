@@ -100,6 +100,30 @@ class Calibration:
         return fractions
 
 
+def extrapolation(frames: int, enter: float) -> str | None:
+    """What to say where alerts open beyond what calibration frames tell; None where they do not.
+
+    Args:
+        frames: how many there are: the highest of n has the fraction n / (n + 1).
+        enter: calibrated score at which an alert opens.
+    """
+    highest = frames / (frames + 1)
+    if highest >= enter:
+        return None
+    if enter < 1:
+        fewest = max(1, int(enter / (1 - enter)) - 1)  # less than wanted, as rounding goes
+        while fewest / (fewest + 1) < enter:
+            fewest += 1
+        advice = f"Give at least {fewest}."
+    else:
+        advice = "No number of frames reaches that: set alert.enter lower."
+    return (
+        f"{frames} calibration frame{'' if frames == 1 else 's'} "
+        f"resolve{'s' if frames == 1 else ''} scores up to {highest:.3f}; higher ones, and so "
+        f"alerts from {enter:g}, are extrapolated. {advice}"
+    )
+
+
 class Fuser:
     """Takes frames one by one, in presentation order, and says what each is worth.
 

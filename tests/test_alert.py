@@ -335,7 +335,10 @@ def test_rule_is_read_from_the_manifest() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"leave": 0.995}, "expected 0 < leave <= enter <= 1"),
+        (
+            {"leave": 0.995},
+            "expected 0 < leave <= enter <= 1, got leave 0.995 and enter 0.99.",
+        ),
         ({"enter": 1.2}, "expected 0 < leave <= enter <= 1"),
         ({"enter": math.nan}, "expected 0 < leave <= enter <= 1"),
         ({"merge_gap_s": -1}, "merge_gap_s must be 0 or more"),

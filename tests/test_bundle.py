@@ -325,7 +325,7 @@ def test_a_missing_default_bundle_says_where_it_should_be(
 
 def test_an_existing_bundle_is_kept_unless_overwriting_is_allowed(folder: Path) -> None:
     before = load_bundle(folder).model_id
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match=r"is there already\..*pass --overwrite"):
         write_toy_bundle(folder, program=toy_program(gain=2))
     assert load_bundle(folder).model_id == before
 

@@ -37,6 +37,7 @@ CONFIG = {
     "local_igd": {"steps": 0, "epochs": 9, "batch_size": 8, "learning_rate": 0.001},
     "global_fanogan": {"gan_steps": 150, "batch_size": 8, "learning_rate": 0.002},
     "local_autoencoder": {"steps": 450, "batch_size": 8, "learning_rate": 0.001},
+    "student": {"steps": 0, "epochs": 5, "batch_size": 16, "learning_rate": 0.001},
 }
 TRAINING = {
     "config": CONFIG,
@@ -152,6 +153,23 @@ def test_it_says_what_a_score_means_and_when_an_alert_opens(bundle: Bundle) -> N
     assert "- score abs: 0.0001" in sections(card(bundle))["Engines and speed"]
 
 
+@pytest.mark.parametrize(("frames", "enter", "said"), [(100, 0.995, True), (199, 0.995, False)])
+def test_too_few_calibration_frames_are_a_limit(
+    tmp_path: Path, frames: int, enter: float, said: bool
+) -> None:
+    whole = toy_manifest()
+    odd = write_toy_bundle(
+        tmp_path / "toy",
+        calibration=whole["calibration"] | {"frames": frames},
+        alert=whole["alert"] | {"enter": enter},
+    )
+    line = (
+        "- 100 calibration frames resolve scores up to 0.990; higher ones, and so alerts from "
+        "0.995, are extrapolated. Give at least 199."
+    )
+    assert (line in sections(card(odd))["Known limits"].splitlines()) == said
+
+
 def test_figures_stand_with_intervals_beside_baselines_and_where_they_come_from(
     bundle: Bundle,
 ) -> None:
@@ -187,6 +205,8 @@ def test_a_student_says_whose_and_how_well_it_follows(tmp_path: Path, bundle: Bu
     student = {"teacher": "ccd-reference-0123", "agreement": {"spearman": follows}, "sets": ["a"]}
     text = card(write_toy_bundle(tmp_path / "student", student=student))
     told = sections(text)["Whose student it is"].splitlines()
+    made = write_toy_bundle(tmp_path / "made", student=student, training=TRAINING)
+    assert "| student | epochs 5 | 16 | 0.001 |  |" in card(made).splitlines()
     assert told[-3:] == [
         "- teacher: ccd-reference-0123",
         "- agreement: spearman 0.970 (0.960-0.980), n 122",
@@ -203,6 +223,7 @@ def test_a_student_says_whose_and_how_well_it_follows(tmp_path: Path, bundle: Bu
         {"student": "another"},
         {"student": {"agreement": {"value": None, "low": 1, "high": [{}]}}},
         {"licences": [{"a": 1}]},
+        {"alert": {"enter": "high"}},
     ],
     ids=str,
 )

@@ -85,6 +85,31 @@ def test_a_wrong_setting_says_what_is_known(setting: str, message: str) -> None:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["alert.enter=0.5", "alert.leave=0.9"],
+        ["alert.leave=0.999"],  # above the preset's
+        ["alert.leave=0"],
+        ["alert.enter=0", "alert.leave=0"],
+    ],
+    ids=str,
+)
+def test_an_alert_rule_that_no_command_would_take_is_refused_before_the_training(
+    settings: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("\n".join(settings))
+    for given in ((None, settings), (file, [])):
+        with pytest.raises(ConfigError, match=r"alert\.leave is .* Expected 0 < leave <= enter"):
+            load_config("quick", *given)
+
+
+def test_an_alert_may_close_at_the_score_that_it_opens_at() -> None:
+    alert = load_config("smoke", None, ["alert.enter=0.5", "alert.leave=0.5"]).alert
+    assert (alert.leave, alert.enter) == (0.5, 0.5)
+
+
 def test_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(
         ConfigError, match=r"Known presets: smoke, brief, quick, paper, paper-liu, paper-lag\."

@@ -76,6 +76,16 @@ def test_sound_data_is_counted_and_nothing_is_found(sound: Path) -> None:
     json.dumps(document, allow_nan=False)
 
 
+def test_too_few_calibration_frames_are_warned_of(sound: Path) -> None:
+    [warning] = check(sound)["warnings"]
+    assert warning == (
+        "8 calibration frames resolve scores up to 0.889; higher ones, and so alerts from 0.995, "
+        "are extrapolated. Give at least 199."
+    )
+    result = ccdstream("data", "check", sound)
+    assert result.exit_code == 0 and f"warning: {warning}" in result.stdout.splitlines()
+
+
 def _damaged_train(folder: Path) -> None:
     (folder / "train" / "000.png").write_bytes(b"not an image")
 
@@ -131,7 +141,7 @@ def test_bad_test_images_alone_are_no_reason_to_refuse(sound: Path) -> None:
 
     document = check(sound)
 
-    assert document["usable"] and "but 1 test image unreadable" in document["verdict"]
+    assert document["usable"] and "but 1 test image cannot be read" in document["verdict"]
 
 
 def test_duplicates_are_told_by_content_and_by_likeness(sound: Path) -> None:
@@ -199,7 +209,9 @@ def test_a_cue_that_gives_the_label_away_is_pointed_out(
     document = check(sound)
 
     assert document["leaks"]["bad"][cue] == 1.0 >= LEAK_AUROC
-    assert "without looking at tissue" in document["verdict"]
+    loud = [value for value in document["leaks"]["bad"].values() if value and value >= LEAK_AUROC]
+    cues = "1 cue gives" if len(loud) == 1 else f"{len(loud)} cues give"
+    assert f", but {cues} the label away without looking at tissue" in document["verdict"]
     assert "1.00*" in next(line for line in table(document).splitlines() if cue in line)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from ccdstream.errors import BundleError
 from ccdstream.frames import Fused, Scored
-from ccdstream.fuse import RESET_GAP_S, Calibration, Fuser
+from ccdstream.fuse import RESET_GAP_S, Calibration, Fuser, extrapolation
 
 KNOTS = {"raw": [1.0, 2.0, 4.0], "fraction": [0.0, 0.5, 0.9], "tail_scale": 2.0}
 IDENTITY = Calibration(np.array([0.0, 0.999]), np.array([0.0, 0.999]), 1.0)
@@ -197,3 +197,22 @@ def test_heat_is_calibrated_cell_by_cell_with_its_own_calibration() -> None:
 def test_time_constant_must_be_a_time(time_constant_s: float) -> None:
     with pytest.raises(ValueError, match="time_constant_s must be 0 or more"):
         fuser(time_constant_s)
+
+
+@pytest.mark.parametrize(
+    ("enter", "fewest"), [(0.5, 1), (0.9, 9), (0.95, 19), (0.99, 99), (0.995, 199), (0.999, 999)]
+)
+def test_alerts_beyond_the_calibration_frames_are_told_with_how_many_it_takes(
+    enter: float, fewest: int
+) -> None:
+    assert extrapolation(fewest, enter) is None
+    assert str(extrapolation(fewest - 1, enter)).endswith(f"Give at least {fewest}.")
+
+
+def test_what_is_extrapolated_is_said_in_one_sentence() -> None:
+    assert extrapolation(8, 0.95) == (
+        "8 calibration frames resolve scores up to 0.889; higher ones, and so alerts from 0.95, "
+        "are extrapolated. Give at least 19."
+    )
+    assert str(extrapolation(1, 0.95)).startswith("1 calibration frame resolves scores up to 0.500")
+    assert str(extrapolation(1000, 1)).endswith("set alert.enter lower.")

@@ -1,7 +1,9 @@
 """Frames of recordings: which are taken, found again exactly, and kept apart."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -16,7 +18,7 @@ from tests.recordings import RATE, SIZE, record, tissue
 from tests.videos import make_video
 from trainer import recordings
 from trainer.data import content_hash, find_data, load_views
-from trainer.recordings import GAP_S, sample, views_at
+from trainer.recordings import GAP_S, Sampled, said, sample, views_at
 
 
 def dark(k: int) -> np.ndarray:
@@ -107,6 +109,11 @@ def test_recordings_are_held_out_whole(tmp_path: Path) -> None:
     assert {item.group for item in dataset.train} == {"case0.mp4", "case2.mp4"}
     assert (len(dataset.train), len(dataset.calibration)) == (28, 9)
     assert "37 frames of 3 recordings" in dataset.layout
+
+
+def test_one_frame_of_one_recording_is_said_in_the_singular() -> None:
+    one = Sampled(Path("a.mp4"), SIZE, (0,), (Fraction(0),), Counter())
+    assert said([one]) == "1 frame of 1 recording, one a second"
 
 
 def test_of_one_recording_a_stretch_is_held_out_with_a_gap(tmp_path: Path) -> None:

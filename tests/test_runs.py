@@ -60,6 +60,19 @@ def test_an_existing_run_is_refused_without_resume(tmp_path: Path) -> None:
         open_run(tmp_path)
 
 
+@pytest.mark.parametrize(("made", "missing"), [(False, "is not there"), (True, "holds no run")])
+def test_resuming_where_no_run_is_says_that_it_starts_anew(
+    tmp_path: Path, made: bool, missing: str
+) -> None:
+    lines: list[str] = []
+    folder = tmp_path / "my.run"
+    if made:
+        folder.mkdir()
+    for _ in range(2):  # the second time there is one
+        Run(folder, {}, resume=True, say=lines.append, checkpoint_every_s=0.0)
+    assert lines == [f"nothing to resume: {folder} {missing}; starting anew"]
+
+
 def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path) -> None:
     open_run(tmp_path, seed=1)
     with pytest.raises(DataError, match=r"made with other settings or data: seed was 1, is 2\."):

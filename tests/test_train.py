@@ -7,6 +7,7 @@ The contract between the two packages: what `trainer` writes, `ccdstream` runs.
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,15 +22,16 @@ import torch
 from typer.testing import CliRunner
 
 from ccdstream import sample
-from ccdstream.bundle import Bundle, load_bundle
+from ccdstream.bundle import Bundle, load_bundle, record_figures
 from ccdstream.cli import app
 from ccdstream.engine.gpu import Gpu, Gpus
 from ccdstream.engine.select import open_engine
 from ccdstream.errors import ConfigError, DataError, EngineError, OutputError
 from ccdstream.fuse import Calibration
 from ccdstream.view import Profile
+from tests.test_card import ROWS, entry_of
 from trainer import train as training
-from trainer.config import load_config
+from trainer.config import TrainConfig, load_config
 from trainer.data import find_data, load_views
 from trainer.evaluate import evaluate, table
 from trainer.manifest import terms_of
@@ -146,7 +148,33 @@ def test_resuming_a_finished_run_exports_again_with_other_thresholds(
     )
     assert sum("goes on at step" in line for line in lines) == 4
     assert again.alert["enter"] == 0.99
+    assert any("alerts from 0.99, are extrapolated. Give at least 99." in line for line in lines)
     np.testing.assert_allclose(again.golden.score, bundle.golden.score, atol=1e-5)
+
+
+def test_recorded_figures_stay_in_a_bundle_that_is_exported_again_as_it_was(
+    bundle: Bundle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "onnx_program", lambda _: bundle.program.read_bytes())
+    copy = tmp_path / "smoke"
+    shutil.copytree(bundle.path.with_name("smoke.run"), copy.with_name("smoke.run"))
+
+    def export(config: TrainConfig) -> tuple[Bundle, list[str]]:
+        lines: list[str] = []
+        made = training.train(
+            data, copy, config, command="", resume=True, overwrite=True, say=lines.append
+        )
+        assert made is not None
+        return made, [line for line in lines if "recorded figures" in line]
+
+    first, nothing = export(SMOKE)
+    measured = record_figures(first, entry_of(first, ROWS)).manifest["figures"]
+    again, kept = export(SMOKE)
+    assert again.manifest["figures"] == measured != {} and nothing == kept == []
+
+    other, dropped = export(replace(SMOKE, alert=replace(SMOKE.alert, enter=0.99)))
+    assert other.manifest["figures"] == {}
+    assert [line.startswith("recorded figures are dropped") for line in dropped] == [True]
 
 
 STAGES = ("pretrain_global", "igd_global", "pretrain_local", "igd_local")

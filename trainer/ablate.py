@@ -301,7 +301,7 @@ def ablate(
                 bundle_folder,
                 config,
                 command=command,
-                resume=True,
+                resume=(run / "config.json").exists(),
                 say=say,
                 on_progress=on_progress,
                 stopped=stopped,

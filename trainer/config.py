@@ -392,7 +392,7 @@ def load_config(preset: str, file: Path | None = None, settings: Sequence[str] =
     """Build a configuration from a preset, a TOML file and `KEY=VALUE` settings.
 
     Raises:
-        ConfigError: the preset, a key or a value is not known.
+        ConfigError: the preset, a key or a value is not known, or the alert rule is none.
     """
     if preset not in PRESETS:
         raise ConfigError(f"no preset named {preset!r}. Known presets: {', '.join(PRESETS)}.")
@@ -408,7 +408,7 @@ def with_settings(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
     """`config` with `KEY=VALUE` settings on top.
 
     Raises:
-        ConfigError: a key or a value is not known.
+        ConfigError: a key or a value is not known, or the alert rule is none.
     """
     for setting in settings:
         key, separator, value = setting.partition("=")
@@ -423,7 +423,17 @@ def with_settings(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
         for name in reversed(key.strip().split(".")):
             change = {name: change}
         config = _merge(config, change, f"--set {setting}", "")
+    _check_alert(config.alert)
     return config
+
+
+def _check_alert(alert: AlertConfig) -> None:
+    """See that the runtime takes the rule: both thresholds, wherever each was set."""
+    if not 0 < alert.leave <= alert.enter <= 1:
+        raise ConfigError(
+            f"alert.leave is {alert.leave} and alert.enter is {alert.enter}. Expected 0 < leave <= "
+            "enter <= 1: an alert closes at the score that it opens at, or a lower one. Set both."
+        )
 
 
 def _parse_value(text: str) -> Any:

@@ -24,16 +24,20 @@ import cv2
 import numpy as np
 
 from ccdstream.errors import DataError
+from ccdstream.fuse import extrapolation
 from ccdstream.view import NONE, rgb_of_frame
 from trainer.baselines import Surface, surface_cues, surface_of
+from trainer.config import load_config
 from trainer.data import Dataset, Item, Progress, file_hash, read_image, read_mask, survey
 from trainer.images import NEAR_DUPLICATE_BITS, difference_hash, near_duplicate_pairs
-from trainer.items import NAMED_IN_A_MESSAGE, SMALLEST_SIDE_PX, counted
+from trainer.items import FEWEST_FRAMES, NAMED_IN_A_MESSAGE, SMALLEST_SIDE_PX, counted
 from trainer.recordings import views_at
 
 LEAK_AUROC = 0.7
 """From here on a cue that knows nothing of tissue is pointed out: it puts seven of ten pairs of a
 normal and an abnormal image in the right order."""
+_PRESET = "quick"
+"""That of `train` where none is given: its alert rule is what calibration frames are held to."""
 _THUMBNAIL_PX = 32
 
 
@@ -64,8 +68,8 @@ def check(data: Path, *, progress: Progress | None = None) -> dict[str, Any]:
         `near_duplicates` {most_bits, by_splits {"a, b": pairs}, pairs [[path, path,
         correlation of their thumbnails]]}, `masks`
         {abnormal, with_mask, missing, other_size, empty, unreadable}, `leaks` {source: {cue: AUROC
-        or None}}, `usable` (whether `train` would take it) and `verdict`. Paths are relative to the
-        data's folder.
+        or None}}, `warnings` [line], `usable` (whether `train` would take it) and `verdict`. Paths
+        are relative to the data's folder.
 
     Raises:
         DataError: there is nothing to look into, or its list cannot be understood.
@@ -102,6 +106,7 @@ def check(data: Path, *, progress: Progress | None = None) -> dict[str, Any]:
         "near_duplicates": near,
         "masks": _masks(dataset, seen),
         "leaks": leaks,
+        "warnings": _warnings(dataset),
         "usable": not problems,
     }
     return document | {"verdict": _verdict(document)}
@@ -111,6 +116,7 @@ def table(document: dict[str, Any]) -> str:
     """What `check` found, for people: the first few of every list."""
     anything = document["counts"] or document["unreadable"] or document["small"]
     lines = _found_in_words(document) if anything else []
+    lines += [f"warning: {warning}" for warning in document["warnings"]]
     lines += [f"refused: {refusal['message']}" for refusal in document["refusals"]]
     where = ' (see "refused:" above)' if document["refusals"] else ""
     text = "\n".join([*lines, "", f"verdict: {document['verdict']}{where}"])
@@ -269,11 +275,20 @@ def _leaks(seen: dict[Item, _Seen]) -> dict[str, dict[str, float | None]]:
     return {source: surface_cues(train, normal, surfaces) for source, surfaces in abnormal.items()}
 
 
+def _warnings(dataset: Dataset) -> list[str]:
+    """What will be wrong with a bundle of these data, trained by the usual preset."""
+    frames, enter = len(dataset.calibration), load_config(_PRESET).alert.enter
+    if frames < FEWEST_FRAMES:
+        return []  # refused
+    said = extrapolation(frames, enter)
+    return [] if said is None else [said]
+
+
 def _verdict(document: dict[str, Any]) -> str:
     refusals = len(document["refusals"])
     if refusals:
         return f"train would refuse this data, for {counted(refusals, 'reason')}"
-    masks = document["masks"]
+    masks, pairs = document["masks"], len(document["near_duplicates"]["pairs"])
     loud = {
         cue
         for cues in document["leaks"].values()
@@ -281,14 +296,18 @@ def _verdict(document: dict[str, Any]) -> str:
         if value is not None and value >= LEAK_AUROC
     }
     remarks = [
-        (len(document["unreadable"]), "test image", "unreadable"),
-        (len(document["small"]), "test image", "too small"),
-        (len(document["near_duplicates"]["pairs"]), "near-duplicate pair", "across splits"),
-        (len(masks["other_size"]), "mask", "not of the image's size"),
-        (len(masks["unreadable"]), "mask", "unreadable"),
-        (len(loud), "cue", "giving the label away without looking at tissue"),
+        (len(document["unreadable"]), "test image", ("cannot", "cannot"), "be read"),
+        (len(document["small"]), "test image", ("is", "are"), "too small"),
+        (pairs, "near-duplicate pair", ("lies", "lie"), "across splits"),
+        (len(masks["other_size"]), "mask", ("is", "are"), "not of the image's size"),
+        (len(masks["unreadable"]), "mask", ("cannot", "cannot"), "be read"),
+        (len(loud), "cue", ("gives", "give"), "the label away without looking at tissue"),
     ]
-    said = "; ".join(f"{counted(count, noun)} {what}" for count, noun, what in remarks if count)
+    said = "; ".join(
+        f"{counted(count, noun)} {verbs[count > 1]} {what}"
+        for count, noun, verbs, what in remarks
+        if count
+    )
     return "train can use this data" + (f", but {said}" if said else "")
 
 

@@ -32,6 +32,7 @@ from trainer.items import (
     Item,
     Problem,
     Progress,
+    counted,
     too_small,
     unreadable,
 )
@@ -160,8 +161,8 @@ def said(sampled: Sequence[Sampled]) -> str:
     left_out = sum((one.left_out for one in sampled), Counter[str]())
     why = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
     frames = sum(len(one.pts) for one in sampled)
-    of = "1 recording" if len(sampled) == 1 else f"{len(sampled)} recordings"
-    return f"{frames} frames of {of}, one a second" + (
+    of = counted(len(sampled), "recording")
+    return f"{counted(frames, 'frame')} of {of}, one a second" + (
         f"; left out as uninformative: {why}" if why else ""
     )
 

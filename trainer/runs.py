@@ -114,6 +114,9 @@ class Run:
         text = json.dumps(config, indent=2, sort_keys=True)
         file = self.folder / "config.json"
         if not file.exists():
+            if resume:
+                missing = "holds no run" if self.folder.exists() else "is not there"
+                self.say(f"nothing to resume: {self.folder} {missing}; starting anew")
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 file.write_text(text, encoding="utf-8")

@@ -400,6 +400,7 @@ def train_student(
                 _of_student(manifest, teacher, config, figures),
                 output,
                 overwrite,
+                run.say,
             )
             compile_here(bundle, held_out, run.say)
             size = sum(file["bytes"] for file in bundle.manifest["files"].values())

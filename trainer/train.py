@@ -4,6 +4,8 @@ views -> pre-training -> detector, each for whole frames and for patches -> prog
 -> bundle
 """
 
+import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +17,20 @@ import numpy as np
 import torch
 
 from ccdstream import sample
-from ccdstream.bundle import Bundle, Golden, load_bundle, refuse_to_replace, write_bundle
+from ccdstream.bundle import (
+    PROGRAM,
+    Bundle,
+    Golden,
+    load_bundle,
+    refuse_to_replace,
+    write_bundle,
+)
 from ccdstream.engine.base import BuildOptions, CalibrationViews
 from ccdstream.engine.gpu import find_gpus
 from ccdstream.engine.parity import refer
 from ccdstream.engine.select import open_engine
-from ccdstream.errors import ConfigError, EngineError
+from ccdstream.errors import BundleError, ConfigError, EngineError
+from ccdstream.fuse import extrapolation
 from ccdstream.view import HYPERKVASIR, NONE, Profile, view_of_image
 from trainer.augment import STRONG
 from trainer.backbone import Backbone, Normalise, Start, make_backbone
@@ -215,7 +225,7 @@ def train(
                 starts={each.scale.name: each.start for each in networks},
                 compute=compute,
             )
-            bundle = export_bundle(program, held_out, manifest, output, overwrite)
+            bundle = export_bundle(program, held_out, manifest, output, overwrite, run.say)
             compile_here(bundle, held_out, run.say)
             size = sum(file["bytes"] for file in bundle.manifest["files"].values())
             run.say(
@@ -523,9 +533,17 @@ def _golden_views(profile: Profile) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.no_grad()
 def export_bundle(
-    program: Program, held_out: Pool, manifest: dict[str, Any], output: Path, overwrite: bool
+    program: Program,
+    held_out: Pool,
+    manifest: dict[str, Any],
+    output: Path,
+    overwrite: bool,
+    say: Say,
 ) -> Bundle:
     """Write the bundle: golden outputs by the eager program, calibration by the engine.
+
+    The figures recorded in a bundle that it replaces stay where it gives the same scores and
+    alerts. Says where they do not, and where alerts open beyond what calibration frames tell.
 
     Raises:
         OutputError: `output` exists and `overwrite` is not set, or it cannot be written.
@@ -543,14 +561,40 @@ def export_bundle(
             manifest=manifest | {"calibration": {"score": unset, "map": unset, "frames": 1}},
         )
         calibrated: Calibrated = calibrate(open_engine(first, device="cpu"), held_out)
-    write_bundle(
+    whole = manifest | {"calibration": calibrated.as_manifest()}
+    figures, same = _recorded(output, onnx_file, whole)
+    bundle = write_bundle(
         output,
         program=onnx_file,
         golden=golden,
-        manifest=manifest | {"calibration": calibrated.as_manifest()},
+        manifest=whole | {"figures": figures if same else {}},
         overwrite=overwrite,
     )
-    return load_bundle(output)
+    if figures and not same:
+        say(
+            "recorded figures are dropped, for the program, calibration or limits are others: "
+            f"measure again with ccdstream evaluate DATA --model {output} --record"
+        )
+    if said := extrapolation(calibrated.frames, float(bundle.alert["enter"])):
+        say(said)
+    return bundle
+
+
+def _recorded(
+    output: Path, program: bytes, manifest: dict[str, Any]
+) -> tuple[dict[str, Any], bool]:
+    """The figures of the bundle at `output`, none where there is no bundle that loads; and whether
+    they hold for one of this program and manifest too."""
+    try:
+        old = load_bundle(output)
+    except BundleError:
+        return {}, False
+    fresh = json.loads(json.dumps(manifest))  # as it will be read: tuples have become lists
+    decide = ("profile", "quality", "calibration", "alert")
+    same = old.sha256(PROGRAM) == hashlib.sha256(program).hexdigest() and all(
+        old.manifest[key] == fresh[key] for key in decide
+    )
+    return dict(old.manifest["figures"]), same
 
 
 _GATE_FRAMES = 64
