@@ -383,7 +383,7 @@ def test_recordings_and_folders_share_one_output(run: Callable[..., Any], here: 
     assert said[-2] == "report of all, for a browser: out/batch.report.html"
     assert result.stderr.count(NOTICE) == 1 and said[-1] == NOTICE
     table = said[said.index("status        frames  alerts      took  recording") :]
-    assert [row.split()[:3] + row.split()[4:] for row in table[1:4]] == [
+    assert [row.split()[:3] + row.split()[5:] for row in table[1:4]] == [
         ["done", "70", "1", "case12.mp4"],
         ["done", "12", "0", "more/b.MP4"],
         ["done", "12", "0", "more/case12.mp4"],

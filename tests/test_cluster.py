@@ -466,7 +466,7 @@ def test_a_cluster_leaves_what_this_machine_does_and_says_which_node_did_it(
     assert lines[0].endswith("on cpu, 2 recordings at a time")
     head = lines.index("status        frames  alerts      took  node  recording")
     rows = [line.split() for line in lines[head + 1 : head + 5]]
-    assert {row[5]: row[4] for row in rows} == used
+    assert {row[6]: row[5] for row in rows} == used
     assert out.decode().count("alert  start ") == 4
     command = json.loads((here / "out/a.run.json").read_text())["command"]
     assert command[:3] == ["run", "in", "-r"]
