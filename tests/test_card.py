@@ -223,7 +223,6 @@ def test_a_student_says_whose_and_how_well_it_follows(tmp_path: Path, bundle: Bu
         {"student": "another"},
         {"student": {"agreement": {"value": None, "low": 1, "high": [{}]}}},
         {"licences": [{"a": 1}]},
-        {"alert": {"enter": "high"}},
     ],
     ids=str,
 )

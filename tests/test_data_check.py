@@ -211,7 +211,7 @@ def test_a_cue_that_gives_the_label_away_is_pointed_out(
     assert document["leaks"]["bad"][cue] == 1.0 >= LEAK_AUROC
     loud = [value for value in document["leaks"]["bad"].values() if value and value >= LEAK_AUROC]
     cues = "1 cue gives" if len(loud) == 1 else f"{len(loud)} cues give"
-    assert f", but {cues} the label away without looking at tissue" in document["verdict"]
+    assert f" {cues} the label away without looking at tissue" in document["verdict"]
     assert "1.00*" in next(line for line in table(document).splitlines() if cue in line)
 
 
