@@ -95,7 +95,8 @@ def test_a_recording_at_its_own_rate_leaves_every_file(
     with av.open(str(out / "case.source.000.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 38 - dropped["recorder"]
     kinds = [event["kind"] for event in events_of(out)]
-    assert kinds[:2] == ["session_started", "connected"] and kinds[-1] == "session_ended"
+    assert kinds[0] == "session_started" and kinds[-1] == "session_ended"
+    assert kinds.count("connected") == 1  # a recording may have begun before that is told
     assert kinds.count("alert_opened") == kinds.count("alert_closed") == 1
     assert counts["pauses"] == 0 and "pause" not in result.stderr
     assert f"source recording: {38 - dropped['recorder']} of 38 frames captured" in result.stderr
