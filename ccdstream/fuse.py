@@ -193,10 +193,10 @@ class Fuser:
         """The smoothed score at an informative frame."""
         if self._informed_at_s is None or self._time_constant_s == 0:
             return calibrated
-        passed_s = seconds - self._informed_at_s
-        if not 0 <= passed_s <= RESET_GAP_S:
+        step_s = seconds - self._before_s
+        if step_s < 0 or not 0 <= seconds - self._informed_at_s <= RESET_GAP_S:
             return calibrated
-        weight = -math.expm1(-(seconds - self._before_s) / self._time_constant_s)
+        weight = -math.expm1(-step_s / self._time_constant_s)
         return self._smoothed + weight * (calibrated - self._smoothed)
 
 

@@ -161,6 +161,15 @@ def test_the_first_frame_after_uninformative_ones_weighs_as_one_frame() -> None:
     assert after.smoothed == pytest.approx(0.3 + (1 - math.exp(-0.1 / 0.5)) * 0.6)
 
 
+@pytest.mark.parametrize("flagged_s", [0.8, 0.1], ids=["after it", "at it"])
+def test_time_that_runs_backwards_among_uninformative_frames_starts_anew(flagged_s: float) -> None:
+    steady = fuser()
+    steady.update(0.5, 0.75, scored(0.1))
+    steady.update(flagged_s, 0.75, scored(0.9), ("blurred",))
+    at_s = 0.6 if flagged_s > 0.6 else 0.3
+    assert steady.update(at_s, 0.75, scored(0.9)).smoothed == pytest.approx(0.9)
+
+
 def test_long_uninformative_stretch_is_a_gap() -> None:
     steady = fuser()
     steady.update(0.0, 0.75, scored(0.1))
